@@ -1,0 +1,19 @@
+"""Volume rendering of any :class:`manvatar.types.Field`; knows nothing of the fields this project has."""
+
+from manvatar.rendering.marching import MarchConfig, MarchTables, march, march_tables
+from manvatar.rendering.occupancy import OccupancyGrid
+from manvatar.rendering.rays import camera_rays, image_rays, intersect_box
+from manvatar.rendering.render import render, render_image
+
+__all__ = [
+    "MarchConfig",
+    "MarchTables",
+    "OccupancyGrid",
+    "camera_rays",
+    "image_rays",
+    "intersect_box",
+    "march",
+    "march_tables",
+    "render",
+    "render_image",
+]
