@@ -41,6 +41,7 @@ class Clip:
     frame_rate_hz: float  # mean rate; single frames carry their own time
     size_px: tuple[int, int]  # (width, height) after rotation metadata has been applied
     frame_count: int  # frames that decode, counted, not what the container claims
+    first_frame: int = 0  # of the file: the clip is the `frame_count` frames from here
 
 
 @dataclass(frozen=True)
