@@ -1,0 +1,38 @@
+"""What a training run is told. Defaults are the ``fast`` preset; ``configs/*.toml`` hold what differs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from manvatar.rendering import MarchConfig
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the loss terms; the photometric term has weight 1."""
+
+    opacity: float = 0.1  # |opacity - matte|
+    displacement: float = 0.02  # mean |d| of the motion channels, in motion units
+    motion_smoothness: float = 1e-3  # total variation of the summed motion grids
+    charbonnier_epsilon: float = 0.01  # below this the photometric loss is quadratic
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Schedule, rates and sampling of one training run."""
+
+    iterations: int = 3000
+    rays_per_iteration: int = 4096
+    frames_per_iteration: int = 8
+    canonical_rate: float = 2e-2
+    motion_rate: float = 4e-3
+    mlp_rate: float = 3e-3
+    final_rate_fraction: float = 0.05  # rates fall to this part, exponentially
+    warmup_iterations: int = 100
+    motion_delay_iterations: int = 200  # the motion grids wait until there is something to move
+    detail_ray_fraction: float = 0.25  # rays drawn from the boxes of mouth and eyes
+    border_px: int = 6  # rays are drawn up to this far outside the matte
+    occupancy_every: int = 16
+    occupancy_cell_m: float = 0.004
+    loss: LossConfig = field(default_factory=LossConfig)
+    march: MarchConfig = field(default_factory=MarchConfig)

@@ -1,0 +1,107 @@
+"""Which rays an iteration sees."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from manvatar.rendering import camera_rays
+from manvatar.types import Dataset, RayBatch
+
+_MOUTH = range(48, 68)
+_EYES = (range(36, 42), range(42, 48))
+_DETAIL_SHARES = torch.tensor([0, 0, 1, 2])  # the mouth moves most and gets half of the detail rays
+
+
+class RaySampler:
+    """Draws rays from random training frames: anywhere near the matte, and more often from mouth and eyes.
+
+    Far from the matte every pixel is white and nothing is occupied, so rays there teach nothing.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        rays_per_batch: int,
+        frames_per_batch: int,
+        detail_fraction: float,
+        border_px: int,
+        generator: torch.Generator,
+    ) -> None:
+        self.dataset = dataset
+        self.generator = generator
+        self.frames_per_batch = min(frames_per_batch, len(dataset.train))
+        self.rays_per_frame = max(1, rays_per_batch // self.frames_per_batch)
+        self.detail_rays = round(self.rays_per_frame * detail_fraction)
+        self.pixels = [_near_matte(dataset.images[row, :, :, 3], border_px) for row in dataset.train.tolist()]
+        self.boxes = _detail_boxes(dataset.landmarks_px[dataset.train], dataset.camera.size_px)
+        self._order = torch.empty(0, dtype=torch.int64)
+
+    def next(self) -> RayBatch:
+        """The next batch; frames come in shuffled passes over the training set."""
+        chosen = self._next_frames()
+        rows, pixels, frames = [], [], []
+        for position, train_index in enumerate(chosen.tolist()):
+            xy = self._draw_pixels(train_index)
+            pixels.append(xy)
+            frames.append(torch.full((len(xy),), position, dtype=torch.int64))
+            rows.append(int(self.dataset.train[train_index]))
+        row_index = torch.tensor(rows)
+        xy, frame = torch.cat(pixels), torch.cat(frames)
+        rgba = self.dataset.images[row_index[frame], xy[:, 1], xy[:, 0]].float() / 255
+        alpha = rgba[:, 3]
+        rgb = rgba[:, :3] * alpha[:, None] + (1 - alpha[:, None])
+        rays = camera_rays(self.dataset.camera, self.dataset.cam_from_head[row_index], xy + 0.5, frame)
+        return RayBatch(rays, self.dataset.expression[row_index], rgb, alpha)
+
+    def state(self) -> Tensor:
+        """What is left of the current pass over the frames; with the generator's state it restores the sampler."""
+        return self._order
+
+    def restore(self, state: Tensor) -> None:
+        """Go on from a :meth:`state`."""
+        self._order = state
+
+    def _next_frames(self) -> Int[Tensor, "batch"]:
+        if len(self._order) < self.frames_per_batch:
+            fresh = torch.randperm(len(self.dataset.train), generator=self.generator)
+            self._order = torch.cat([self._order, fresh])
+        chosen, self._order = self._order[: self.frames_per_batch], self._order[self.frames_per_batch :]
+        return chosen
+
+    def _draw_pixels(self, train_index: int) -> Int[Tensor, "rays 2"]:
+        width = self.dataset.camera.size_px[0]
+        pool = self.pixels[train_index]
+        anywhere = self.rays_per_frame - self.detail_rays
+        flat = pool[torch.randint(len(pool), (anywhere,), generator=self.generator)].long()
+        xy = torch.stack([flat % width, flat // width], -1)
+        which = torch.randint(4, (self.detail_rays,), generator=self.generator)
+        box = self.boxes[train_index][_DETAIL_SHARES[which]]
+        spread = torch.rand(self.detail_rays, 2, generator=self.generator)
+        detail = (box[:, :2] + spread * (box[:, 2:] - box[:, :2])).long()
+        return torch.cat([xy, detail])
+
+
+def _near_matte(alpha: Tensor, border_px: int) -> Int[Tensor, "pixels"]:
+    """Flat indices of the pixels within ``border_px`` of the matte."""
+    mask = (alpha > 8)[None, None].float()
+    window = 2 * border_px + 1
+    near = torch.nn.functional.max_pool2d(mask, (window, 1), 1, (border_px, 0))
+    near = torch.nn.functional.max_pool2d(near, (1, window), 1, (0, border_px))
+    flat = near.flatten().nonzero()[:, 0].to(torch.int32)
+    return flat if len(flat) else torch.arange(alpha.numel(), dtype=torch.int32)
+
+
+def _detail_boxes(landmarks_px: Float[Tensor, "train 68 2"], size_px: tuple[int, int]) -> Float[Tensor, "train 3 4"]:
+    """Boxes (left, top, right, bottom) of mouth, right eye and left eye, with a margin, inside the image."""
+    boxes = []
+    limit = torch.tensor(size_px, dtype=torch.float32) - 1
+    for part, margin in ((_MOUTH, 0.25), (_EYES[0], 0.5), (_EYES[1], 0.5)):
+        points = landmarks_px[:, list(part)]
+        low, high = points.amin(1), points.amax(1)
+        pad = (high - low).amax(-1, keepdim=True) * margin
+        low = torch.minimum((low - pad).clamp_min(0), limit - 1)
+        high = torch.maximum(torch.minimum(high + pad, limit), low + 1)
+        boxes.append(torch.cat([low, high], -1))
+    return torch.stack(boxes, 1)

@@ -1,0 +1,134 @@
+"""The training loop: sample rays, march, render, compare, step; now and then look at what is empty and save."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from manvatar.dataset.hull import visual_hull
+from manvatar.fields import FastField
+from manvatar.rendering import MarchTables, OccupancyGrid, march, march_tables, render
+from manvatar.training.config import TrainingConfig
+from manvatar.training.losses import charbonnier, total_variation
+from manvatar.training.sampler import RaySampler
+from manvatar.types import Dataset
+
+
+@dataclass
+class Progress:
+    """How far a run has come; saved with it."""
+
+    iteration: int = 0
+    seconds: float = 0.0  # time spent training, over all sessions
+    psnr_db: float = 0.0  # running mean over training rays
+
+
+class Trainer:
+    """One run. ``run`` goes on from wherever the state is, so resuming is restoring and calling it again."""
+
+    def __init__(self, dataset: Dataset, field: FastField, config: TrainingConfig, seed: int) -> None:
+        self.dataset, self.field, self.config = dataset, field, config
+        self.generator = torch.Generator().manual_seed(seed)
+        self.occupancy = OccupancyGrid(dataset.bounds, config.occupancy_cell_m)
+        hull = visual_hull(dataset, self.occupancy.cell_centers_m())
+        self.occupancy.allowed.copy_(hull.view_as(self.occupancy.allowed))
+        self.sampler = RaySampler(
+            dataset,
+            config.rays_per_iteration,
+            config.frames_per_iteration,
+            config.detail_ray_fraction,
+            config.border_px,
+            self.generator,
+        )
+        self.optimizer = self._make_optimizer()
+        self.progress = Progress()
+        self._tables: MarchTables | None = None
+
+    def run(
+        self,
+        max_seconds: float = math.inf,
+        every: Callable[[Trainer], None] | None = None,
+        show_progress: bool = True,
+    ) -> None:
+        """Train to the end of the schedule, which ``max_seconds`` shortens: rates fall with whichever comes first.
+
+        ``every`` is called after each iteration (for checkpoints and previews); its time is not counted.
+        """
+        total = self.config.iterations
+        bar = tqdm(total=total, initial=self.progress.iteration, desc="train", disable=not show_progress, unit="it")
+        with bar:
+            while self.progress.iteration < total and self.progress.seconds < max_seconds:
+                start = time.perf_counter()
+                self.step(self._schedule(max_seconds))
+                self.progress.seconds += time.perf_counter() - start
+                bar.update()
+                if self.progress.iteration % 20 == 0:
+                    bar.set_postfix_str(f"{self.progress.psnr_db:.2f} dB")
+                if every is not None:
+                    every(self)
+
+    def step(self, schedule: float) -> None:
+        """One iteration at ``schedule`` in [0, 1], the part of the run that is done."""
+        config = self.config
+        self._set_rates(schedule)
+        if self.progress.iteration % config.occupancy_every == 0 or self._tables is None:
+            self._look_where_it_is_empty()
+        batch = self.sampler.next()
+        samples = march(batch.rays, self.occupancy, self._tables, config.march, self.generator)
+        white = torch.ones(3)
+        rendering = render(self.field, batch.rays, batch.expression, samples, white)
+        photometric = charbonnier(rendering.rgb, batch.rgb, config.loss.charbonnier_epsilon)
+        loss = photometric + config.loss.opacity * (rendering.opacity - batch.alpha).abs().mean()
+        loss = loss + self._regularizer(batch.expression)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.progress.iteration += 1
+        mse = (rendering.rgb.detach() - batch.rgb).square().mean().clamp_min(1e-10).item()
+        psnr = -10 * math.log10(mse)
+        keep = min(0.98, 1 - 1 / self.progress.iteration)
+        self.progress.psnr_db = keep * self.progress.psnr_db + (1 - keep) * psnr
+
+    def _regularizer(self, expression: Tensor) -> Tensor:
+        loss = self.config.loss
+        grids = self.field.motion_grids(expression)
+        return loss.displacement * grids[..., :3].abs().mean() + loss.motion_smoothness * total_variation(grids)
+
+    def _look_where_it_is_empty(self) -> None:
+        rows = self.dataset.train[torch.randint(len(self.dataset.train), (8,), generator=self.generator)]
+        self.occupancy.update(self.field, self.dataset.expression[rows], self.generator, fraction=0.5)
+        self._tables = march_tables(self.occupancy, self.config.march)
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        field, config = self.field, self.config
+        grids = [*field.canonical]
+        motion = [field.motion_mean, field.motion_basis]
+        chosen = {id(p) for p in grids + motion}
+        rest = [p for p in field.parameters() if id(p) not in chosen]
+        groups = [
+            {"params": grids, "lr": config.canonical_rate, "name": "canonical"},
+            {"params": motion, "lr": config.motion_rate, "name": "motion"},
+            {"params": rest, "lr": config.mlp_rate, "name": "mlp"},
+        ]
+        for group in groups:
+            group["initial_rate"] = group["lr"]
+        return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-12, fused=True)
+
+    def _schedule(self, max_seconds: float) -> float:
+        by_time = self.progress.seconds / max_seconds if math.isfinite(max_seconds) else 0.0
+        return min(1.0, max(self.progress.iteration / self.config.iterations, by_time))
+
+    def _set_rates(self, schedule: float) -> None:
+        config, iteration = self.config, self.progress.iteration
+        decay = config.final_rate_fraction**schedule
+        warm = min(1.0, (iteration + 1) / max(1, config.warmup_iterations))
+        delayed = min(1.0, max(0.0, iteration - config.motion_delay_iterations) / max(1, config.warmup_iterations))
+        for group in self.optimizer.param_groups:
+            ramp = delayed if group["name"] == "motion" else warm
+            group["lr"] = group["initial_rate"] * decay * ramp
