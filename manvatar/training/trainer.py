@@ -103,6 +103,10 @@ class Trainer:
     def _look_where_it_is_empty(self) -> None:
         rows = self.dataset.train[torch.randint(len(self.dataset.train), (8,), generator=self.generator)]
         self.occupancy.update(self.field, self.dataset.expression[rows], self.generator, fraction=0.5)
+        self.refresh_tables()
+
+    def refresh_tables(self) -> None:
+        """Make what marching reads anew, after the occupancy grid has changed."""
         self._tables = march_tables(self.occupancy, self.config.march)
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
