@@ -1,0 +1,53 @@
+# On a fresh machine with Python 3.10 or newer and a C++ compiler: make demo, make test, or make install alone.
+# Everything lives in .venv and out/ beside this file.
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: install demo test test-slow lint clean
+
+BIN := .venv/bin
+STAMP := .venv/.manvatar-installed
+NATIVE := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.cu csrc/*/*.h)
+
+install: $(STAMP)
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "manvatar: error: $(PYTHON) is older than Python 3.10; name a newer one with make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
+	  echo "manvatar: error: $(PYTHON) cannot make virtual environments; on Debian: apt install python3-venv" >&2; exit 1; }
+
+# torch comes first because the native libraries are compiled against its headers. Without an NVIDIA driver the CPU build
+# is taken: from the indexes pip is set up with, else from PyTorch's own.
+$(STAMP): setup.py pyproject.toml $(NATIVE) | .venv/bin/python
+	@if $(BIN)/python -c 'import torch' 2>/dev/null; then :; \
+	elif command -v nvidia-smi >/dev/null; then $(BIN)/pip install '$(TORCH)'; \
+	else $(BIN)/pip install '$(TORCH)+cpu' 2>/dev/null || \
+	  $(BIN)/pip install '$(TORCH)' --extra-index-url https://download.pytorch.org/whl/cpu; fi
+	$(BIN)/pip install -q 'setuptools>=77' wheel
+	$(BIN)/pip install -q --no-build-isolation -e '.[test]'
+	@touch $@
+
+# make demo: an avatar of the synthetic head; make demo VIDEO=my.mp4: of one's own video. Results in out/demo/.
+demo: $(STAMP)
+ifdef VIDEO
+	$(BIN)/python -m manvatar.fit '$(VIDEO)' -o out/demo
+else
+	$(BIN)/python -m manvatar.demo -o out/demo/clip.mp4
+	$(BIN)/python -m manvatar.fit out/demo/clip.mp4 -o out/demo
+endif
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf build out *.egg-info manvatar/ops/*.so $(STAMP)

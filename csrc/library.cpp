@@ -1,0 +1,19 @@
+// Every native op of manvatar, as a schema: the table of contents of csrc/.
+//
+// An op `name` is implemented in cpu/name.cpp and cuda/name.cu, which register themselves with the dispatcher; what they
+// compute for one element is in include/name_math.h, once. Its backward is an op of its own. Python (manvatar/ops/name.py)
+// holds the public function with its documentation, the fake kernel, the autograd formula and the plain PyTorch reference.
+
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(manvatar, library) {
+  // Volume rendering of packed samples -> (rgb, opacity, depth_m, weights).
+  library.def(
+      "composite(Tensor density_per_m, Tensor length_m, Tensor rgb, Tensor distance_m, Tensor offsets)"
+      " -> (Tensor, Tensor, Tensor, Tensor)");
+  // -> gradients of (density_per_m, length_m, rgb, distance_m).
+  library.def(
+      "composite_backward(Tensor grad_rgb, Tensor grad_opacity, Tensor grad_depth_m, Tensor grad_weights,"
+      " Tensor density_per_m, Tensor length_m, Tensor rgb, Tensor distance_m, Tensor offsets, Tensor weights)"
+      " -> (Tensor, Tensor, Tensor, Tensor)");
+}

@@ -1,0 +1,13 @@
+"""Native operations, each with its plain PyTorch twin ``<op>_reference``.
+
+An op is five small files with one name: its schema in ``csrc/library.cpp``, ``csrc/include/<op>_math.h``,
+``csrc/cpu/<op>.cpp``, ``csrc/cuda/<op>.cu`` and ``manvatar/ops/<op>.py``. The dispatcher chooses CPU or CUDA by the
+tensors. Where the native library was not built, an op says so when it is called; the reference never stands in for it
+unasked.
+"""
+
+from __future__ import annotations
+
+from manvatar.ops.composite import Composite, composite, composite_reference
+
+__all__ = ["Composite", "composite", "composite_reference"]
