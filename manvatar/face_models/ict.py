@@ -67,6 +67,7 @@ ACTIVATION_RMS: tuple[tuple[str, float], ...] = (
     ("eyeBlink", 0.45),
     ("eye", 0.3),
     ("brow", 0.35),
+    ("mouthClose", 0.1),  # only ever a part of an open jaw
     ("mouthSmile", 0.45),
     ("mouth", 0.3),
     ("cheek", 0.25),
@@ -122,7 +123,7 @@ def activation_modes(
 
     The activations c are given second moments E[c c^T] = A (``ACTIVATION_RMS``, sides correlated), and the modes are
     the principal axes of the displacements c @ blendshapes about the *neutral* face, so zero coefficients stay neutral
-    and every coefficient has root mean square 1 over that distribution. The metric is that of the vertices ``measured``.
+    and every coefficient has root mean square 1 over that distribution. The metric counts the vertices ``measured``.
 
     Args:
         blendshapes: (E, V, 3) displacements. names: (E,), ARKit style with ``_L`` and ``_R``.
@@ -142,9 +143,11 @@ def activation_modes(
     sampled = blendshapes[:, measured].reshape(len(names), -1).astype(np.float64)
     variances, axes = np.linalg.eigh(root.T @ (sampled @ sampled.T) @ root)
     chosen = axes[:, np.argsort(variances)[::-1][:count]]
-    # c = root z with z white, and z = chosen b + rest: the displacement of unit b along an axis is (root @ axis) @ shapes.
+    # c = root z with z white, and z = chosen b + rest: unit b along an axis displaces by (root @ axis) @ shapes.
     weights = (root @ chosen).T
-    weights *= np.sign(weights.sum(1, keepdims=True) + 1e-12)  # a positive coefficient mostly activates
+    # The blendshape that moves most in a mode is activated, not undone, by a positive coefficient.
+    leading = np.abs(weights * np.linalg.norm(sampled, axis=1)).argmax(1)
+    weights *= np.sign(weights[np.arange(len(weights)), leading])[:, None]
     return np.einsum("ke,evc->kvc", weights, blendshapes, optimize=True)
 
 
