@@ -1,0 +1,87 @@
+"""Decoded pictures in any pixel format to upright 8-bit sRGB, and back."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import torch
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
+from jaxtyping import UInt8
+from torch import Tensor
+
+# Values of AVFrame.colorspace, color_trc and color_primaries (ITU-T H.273).
+_MATRIX_UNKNOWN = (0, 2, 3)
+_MATRIX = {1: Colorspace.ITU709, 4: Colorspace.FCC, 5: Colorspace.ITU601, 6: Colorspace.ITU601}
+_MATRIX |= {7: Colorspace.SMPTE240M, 9: Colorspace.BT2020, 10: Colorspace.BT2020}
+_HIGH_DYNAMIC_RANGE = (16, 18)  # PQ and HLG
+_WIDE_GAMUT = (9, 11, 12)  # BT.2020, DCI-P3, Display P3
+_FULL_RANGE = 2
+
+
+def upright_size(frame: av.VideoFrame) -> tuple[int, int]:
+    """(width, height) with square pixels, after rotation metadata."""
+    ratio = frame_aspect(frame)
+    width, height = round(frame.width * ratio), frame.height
+    return (height, width) if frame.rotation % 180 else (width, height)
+
+
+def frame_aspect(frame: av.VideoFrame) -> Fraction:
+    """Width of one pixel over its height; 1 where the file does not say or says nonsense."""
+    ratio = getattr(frame, "sample_aspect_ratio", None) or Fraction(1)
+    return ratio if Fraction(1, 4) <= ratio <= 4 else Fraction(1)
+
+
+class FrameConverter:
+    """Makes upright (height, width, 3) uint8 sRGB tensors of one size from decoded frames.
+
+    Args:
+        size_px: (width, height) of the result, upright.
+    """
+
+    def __init__(self, size_px: tuple[int, int]) -> None:
+        self.size_px = size_px
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: av.VideoFrame) -> UInt8[Tensor, "height width 3"]:
+        turned = frame.rotation % 180 != 0
+        width, height = self.size_px[::-1] if turned else self.size_px
+        smaller = width < frame.width or height < frame.height
+        # Area averaging does not alias when shrinking; rounding and full chroma cost little and are not biased.
+        filtering = Interpolation.AREA if smaller else Interpolation.BICUBIC
+        converted = self._reformatter.reformat(
+            frame,
+            width,
+            height,
+            "rgb24",
+            interpolation=filtering | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT,
+            **_source_colors(frame),
+        )
+        image = converted.to_ndarray()
+        quarter_turns = round(frame.rotation / 90) % 4
+        if quarter_turns:
+            image = np.rot90(image, quarter_turns)
+        return torch.from_numpy(np.ascontiguousarray(image))
+
+
+def _source_colors(frame: av.VideoFrame) -> dict[str, object]:
+    """How the numbers of this frame are to be read; where the file does not say, as players do."""
+    matrix = int(frame.colorspace)
+    if matrix in _MATRIX_UNKNOWN:
+        # The convention of players: standard definition is BT.601, high definition BT.709.
+        known = Colorspace.ITU709 if max(frame.height, frame.width) >= 1280 or frame.height >= 720 else Colorspace.ITU601
+    else:
+        known = _MATRIX.get(matrix, Colorspace.ITU709)
+    # The old "yuvj" formats are full range by name.
+    full = int(frame.color_range) == _FULL_RANGE or frame.format.name.startswith("yuvj")
+    colors: dict[str, object] = {
+        "src_colorspace": known,
+        "src_color_range": ColorRange.JPEG if full else ColorRange.MPEG,
+        "dst_color_range": ColorRange.JPEG,
+    }
+    if frame.format.is_rgb:
+        colors = {}
+    if int(frame.color_trc) in _HIGH_DYNAMIC_RANGE or int(frame.color_primaries) in _WIDE_GAMUT:
+        colors |= {"dst_color_trc": ColorTrc.IEC61966_2_1, "dst_color_primaries": ColorPrimaries.BT709}
+    return colors
