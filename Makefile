@@ -1,4 +1,4 @@
-# On a fresh machine with Python 3.10 or newer and a C++ compiler: make demo, make test, or make install alone.
+# On a fresh machine with Python 3.11 or newer and a C++ compiler: make demo, make test, or make install alone.
 # Everything lives in .venv and out/ beside this file.
 
 PYTHON ?= python3
@@ -15,8 +15,8 @@ NATIVE := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.cu csrc/*/*.h)
 install: $(STAMP)
 
 .venv/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	  { echo "manvatar: error: $(PYTHON) is older than Python 3.10; name a newer one with make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "manvatar: error: $(PYTHON) is older than Python 3.11; name a newer one with make PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
 	  echo "manvatar: error: $(PYTHON) cannot make virtual environments; on Debian: apt install python3-venv" >&2; exit 1; }
 

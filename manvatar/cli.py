@@ -68,7 +68,7 @@ def run(function: Callable[..., object], argv: list[str] | None = None) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """``manvatar COMMAND ...``: the rest of the line goes to ``manvatar.COMMAND.main``; only that module is imported."""
+    """``manvatar COMMAND ...``: the rest of the line goes to ``manvatar.COMMAND.main``; no other is imported."""
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())

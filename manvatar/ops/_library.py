@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -31,6 +32,27 @@ _HAS_CUDA = _HAS_CPU and torch.cuda.is_available() and _load("_cuda")
 def has_op(name: str) -> bool:
     """Whether the library that was loaded knows the op ``name``; if not, its fake and autograd cannot be registered."""
     return _HAS_CPU and hasattr(torch.ops.manvatar, name)
+
+
+def register(
+    name: str,
+    fake: Callable[..., object],
+    fake_backward: Callable[..., object],
+    setup_context: Callable[..., None],
+    backward: Callable[..., object],
+) -> None:
+    """Tell PyTorch the shapes and the derivative of the native op ``name``; its backward is the op ``name_backward``.
+
+    A second derivative raises; without this PyTorch would return zeros.
+    """
+
+    def refuse(ctx: object, *gradients: object) -> None:
+        raise RuntimeError(f"{name}() can be differentiated once; use {name}_reference() for higher derivatives")
+
+    torch.library.register_fake(f"manvatar::{name}", fake)
+    torch.library.register_fake(f"manvatar::{name}_backward", fake_backward)
+    torch.library.register_autograd(f"manvatar::{name}", backward, setup_context=setup_context)
+    torch.library.register_autograd(f"manvatar::{name}_backward", refuse)
 
 
 def require(name: str, built: bool, tensor: Tensor) -> None:

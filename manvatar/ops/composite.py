@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from manvatar.ops._library import has_op, require
+from manvatar.ops._library import has_op, register, require
 
 _BUILT = has_op("composite")
 
@@ -126,6 +126,4 @@ def _backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> t
 
 
 if _BUILT:
-    torch.library.register_fake("manvatar::composite", _fake)
-    torch.library.register_fake("manvatar::composite_backward", _fake_backward)
-    torch.library.register_autograd("manvatar::composite", _backward, setup_context=_keep)
+    register("composite", _fake, _fake_backward, _keep, _backward)
