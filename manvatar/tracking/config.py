@@ -1,0 +1,58 @@
+"""What can be set about the tracker, and what the numbers mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TrackerConfig:
+    """Settings of :func:`manvatar.tracking.track`. The defaults suit one person in front of a phone or webcam.
+
+    Lengths marked ``iod`` are fractions of the distance between the outer eye corners, so they do not depend on the
+    size of the picture.
+    """
+
+    focal: Literal["prior", "estimate"] = "prior"
+    """``prior`` keeps ``prior_focal_ratio``; ``estimate`` frees the focal length where the clip can tell it (large head
+    turns and a small standard deviation) and keeps the prior elsewhere. A given ``focal_px`` wins over both."""
+    prior_focal_ratio: float = 1.35
+    """Prior focal length over the longer side of the picture: phones and webcams lie between 1.2 and 1.5."""
+    focal_yaw_range_deg: float = 25.0
+    """Yaw range (5th to 95th percentile) below which the focal length is never estimated."""
+    focal_max_sd: float = 0.05
+    """Largest relative standard deviation of an estimated focal length that is believed."""
+
+    landmark_sd_iod: float = 0.01
+    """Standard deviation of the detector before it has been measured on the clip."""
+    landmark_sd_range: tuple[float, float] = (0.5, 3.0)
+    """Bounds of the measured standard deviation of one landmark, as multiples of ``landmark_sd_iod``."""
+    huber: float = 3.0
+    """Landmark residuals (in standard deviations) beyond which the penalty grows linearly."""
+    aperture_weight: float = 4.0
+    """Weight of the opening between paired lid and lip points, relative to the points themselves."""
+
+    offset_sd_m: float = 0.003
+    """Prior standard deviation of a personal landmark offset, each axis."""
+    effective_frames: float = 4.0
+    """How many independent observations of the face's shape a whole clip is worth. Detector errors repeat from frame
+    to frame, so the prior on identity and offsets is scaled by (frames / effective_frames)."""
+
+    rotation_sd_deg: float = 0.15
+    """Prior second difference of the head's rotation, each axis, degrees a frame^2 at 25 frames/s."""
+    translation_sd_m: float = 0.0004
+    """Prior second difference of the head's position, each axis, metres a frame^2 at 25 frames/s."""
+    expression_sd: float = 1.0
+    """Prior second difference of an expression coefficient a frame^2 at 25 frames/s; lids and jaw are left free."""
+    motion_huber: float = 3.0
+    """Second differences (in standard deviations) beyond which their penalty grows linearly: a nod is not noise."""
+
+    key_frames: int = 300
+    """At most so many frames, evenly spread, are used to find the face's shape; all frames get a pose and expression."""
+    rounds: int = 2
+    """How often landmark deviations are re-estimated and everything is fitted again."""
+    max_steps: int = 25
+    """Most Levenberg-Marquardt steps of one stage."""
+    tolerance: float = 1e-4
+    """A stage ends when a step lowers the energy by less than this fraction."""
