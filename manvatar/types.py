@@ -270,7 +270,10 @@ class AvatarHeader:
     format_version: int
     created_with: str  # "manvatar 0.1.0"
     preset: str
+    field_name: str  # which field, as `manvatar.fields.make_field` knows it
     field: dict  # the field's config, as its dataclass's fields
+    march: dict  # how densely rays were sampled: the fields of `manvatar.rendering.MarchConfig`
+    occupancy_cell_m: float
     bounds_lower_m: tuple[float, float, float]
     bounds_upper_m: tuple[float, float, float]
     face_model: str
@@ -280,6 +283,7 @@ class AvatarHeader:
     camera_focal_px: tuple[float, float]  # the training crop's camera, the default view
     camera_center_px: tuple[float, float]
     camera_size_px: tuple[int, int]
+    cam_from_head: tuple[tuple[float, ...], ...]  # 4x4, the mean pose in training, the default pose
     training: dict = field(default_factory=dict)  # iterations, seconds, seed, device, held-out clip frames
     scores: dict = field(default_factory=dict)
     provenance: dict = field(default_factory=dict)  # source clip name and hash, date; "synthetic": True

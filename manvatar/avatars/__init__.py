@@ -1,0 +1,23 @@
+"""The avatar and its file, and the mark that everything rendered from it carries."""
+
+from manvatar.avatars.avatar import Avatar, rgba8
+from manvatar.avatars.files import FORMAT_VERSION, SUFFIX, read_header
+from manvatar.avatars.header import fitted_camera, make_header
+from manvatar.avatars.poses import mean_pose, turned
+from manvatar.mark import SYNTHETIC_TEXT, draw_text, draw_visible_mark, save_image
+
+__all__ = [
+    "FORMAT_VERSION",
+    "SUFFIX",
+    "SYNTHETIC_TEXT",
+    "Avatar",
+    "draw_text",
+    "draw_visible_mark",
+    "fitted_camera",
+    "make_header",
+    "mean_pose",
+    "read_header",
+    "rgba8",
+    "save_image",
+    "turned",
+]
