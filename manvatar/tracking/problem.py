@@ -72,9 +72,7 @@ class State:
 
     def put(self, rows: Tensor, other: State) -> State:
         """This state with frames ``rows``, the shape and the focal length taken from ``other``."""
-        rotation, translation, expression = (
-            x.clone() for x in (self.rotation, self.translation_m, self.expression)
-        )
+        rotation, translation, expression = (x.clone() for x in (self.rotation, self.translation_m, self.expression))
         rotation[rows], translation[rows], expression[rows] = other.rotation, other.translation_m, other.expression
         return State(rotation, translation, expression, other.shape_m, other.log_focal)
 

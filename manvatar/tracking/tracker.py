@@ -152,9 +152,7 @@ class _Fit:
         known = self._minimise(Terms(problem, pose_only=True), state.select(keys), 4).state
         outcome = self._minimise(Terms(problem, shape=prior), known)
         if may_free_focal and self._yaw_range_deg(state) >= self.config.focal_yaw_range_deg:
-            free = minimise(
-                Terms(problem, shape=prior, free_focal=True), outcome.state, max_steps=60, tolerance=1e-8
-            )
+            free = minimise(Terms(problem, shape=prior, free_focal=True), outcome.state, max_steps=60, tolerance=1e-8)
             if free.schur is not None and self._log_focal_sd(free.schur) <= self.config.focal_max_sd:
                 return self._with_shape(state, free.state, keys), True
         return self._with_shape(state, outcome.state, keys), False
@@ -232,7 +230,14 @@ def _assemble(
     focal = float(state.log_focal.exp())
     centre = torch.tensor(size_px, dtype=torch.float32) / 2
     free = all_offsets(
-        landmarks, face_model, state.select(kept), problem.frame[kept], problem.unit_px[kept], identity, centre, fit.config
+        landmarks,
+        face_model,
+        state.select(kept),
+        problem.frame[kept],
+        problem.unit_px[kept],
+        identity,
+        centre,
+        fit.config,
     )
     free[fit.points.index] = offsets.float()
     return Track(
