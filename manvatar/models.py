@@ -95,7 +95,7 @@ _fetching = threading.Lock()
 
 
 def cache_folder() -> Path:
-    """Where network files are kept: ``MANVATAR_CACHE``, else ``XDG_CACHE_HOME/manvatar``, else ``~/.cache/manvatar``."""
+    """Where files are kept: ``MANVATAR_CACHE``, else ``XDG_CACHE_HOME/manvatar``, else ``~/.cache/manvatar``."""
     if chosen := os.environ.get("MANVATAR_CACHE"):
         return Path(chosen).expanduser()
     if base := os.environ.get("XDG_CACHE_HOME"):

@@ -68,14 +68,14 @@ def detect_clip(
     if str(backend) not in BACKENDS:
         landmarks = load_landmarks(backend, clip.frame_count)
         finder = DuplicateFinder()
-        for frame in _reported(frames(clip, size_px=_scaled(clip, 640)), clip, progress):
+        for frame in _reported(frames(clip, size_px=_scaled(clip, 640), accurate=False), clip, progress):
             finder.add(frame.image)
         return Detection(landmarks, _padded(finder, clip), _coverage_notes(landmarks))
     detector = make_detector(str(backend), weights)
     size_px = _working_size(clip, detector)
     finder, follower = DuplicateFinder(), FaceFollower(detector)
     decoded = 0
-    for frame in _reported(frames(clip, size_px=size_px), clip, progress):
+    for frame in _reported(frames(clip, size_px=size_px, accurate=False), clip, progress):
         finder.add(frame.image)
         follower.add(frame.index, frame.image)
         decoded += 1
@@ -121,7 +121,7 @@ def _working_size(clip: Clip, detector: LandmarkDetector) -> tuple[int, int]:
         return clip.size_px
     small = _scaled(clip, _WORKING_PX)
     for index in sorted({0, clip.frame_count // 2, clip.frame_count - 1}):
-        for frame in frames(clip, index, index + 1, size_px=small):
+        for frame in frames(clip, index, index + 1, size_px=small, accurate=False):
             faces = detector.discover(frame.image, thorough=True)
             if faces:
                 return _scaled(clip, _WORKING_PX * max(1.0, _FACE_PX / faces[0].size_px))
@@ -138,7 +138,7 @@ def _fill_backward(
         lost = False
         while run.first > previous_stop and not lost:
             begin = max(previous_stop, run.first - at_once)
-            images = [frame.image for frame in frames(clip, begin, run.first, size_px=size_px)]
+            images = [frame.image for frame in frames(clip, begin, run.first, size_px=size_px, accurate=False)]
             for index, image in zip(range(begin + len(images) - 1, begin - 1, -1), reversed(images), strict=True):
                 now = follow(detector, image, run.seen[0])
                 if now is None or any(_shows(other, index, now) for other in others):

@@ -76,7 +76,7 @@ class MediaPipeDetector:
 
 
 def _observation(mesh: Mesh, image: Tensor) -> Observation:
-    """The network gives one presence for all points; points out of the picture and irises of closed eyes are guesses."""
+    """One presence serves all points; points outside the picture and irises of closed eyes are guesses."""
     points = mesh.points_px
     height, width = image.shape[:2]
     inside = ((points >= 0) & (points <= [width, height])).all(-1)

@@ -111,7 +111,7 @@ def _assembled(
     good = np.isfinite(points).all((1, 2)) & points.any((1, 2)) & confidence.any(1)
     good &= (frame >= 0) & (frame < frame_count)
     if not good.any():
-        raise UserError(f"{source} has no landmarks for any of the clip's {frame_count} frames; check its frame numbers")
+        raise UserError(f"{source} has landmarks for none of the clip's {frame_count} frames; check its frame numbers")
     all_points = np.full((frame_count, *points.shape[1:]), np.nan, np.float32)
     all_confidence = np.zeros((frame_count, points.shape[1]), np.float32)
     where = frame[good].astype(np.int64)

@@ -7,7 +7,6 @@ outer eye corners, 2.8 % without constant bias); jaw points lie on the surface, 
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 

@@ -38,24 +38,26 @@ class FrameConverter:
 
     Args:
         size_px: (width, height) of the result, upright.
+        accurate: round instead of truncating, and interpolate colour at full resolution. Without it a picture is one
+            grey level too dark and converted five to twenty times as fast, which is enough for finding faces.
     """
 
-    def __init__(self, size_px: tuple[int, int]) -> None:
+    def __init__(self, size_px: tuple[int, int], *, accurate: bool = True) -> None:
         self.size_px = size_px
+        self._quality = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT if accurate else Interpolation(0)
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> UInt8[Tensor, "height width 3"]:
         turned = frame.rotation % 180 != 0
         width, height = self.size_px[::-1] if turned else self.size_px
         smaller = width < frame.width or height < frame.height
-        # Area averaging does not alias when shrinking; rounding and full chroma cost little and are not biased.
-        filtering = Interpolation.AREA if smaller else Interpolation.BICUBIC
+        filtering = Interpolation.AREA if smaller else Interpolation.BICUBIC  # averaging does not alias
         converted = self._reformatter.reformat(
             frame,
             width,
             height,
             "rgb24",
-            interpolation=filtering | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT,
+            interpolation=filtering | self._quality,
             **_source_colors(frame),
         )
         image = converted.to_ndarray()
@@ -70,7 +72,8 @@ def _source_colors(frame: av.VideoFrame) -> dict[str, object]:
     matrix = int(frame.colorspace)
     if matrix in _MATRIX_UNKNOWN:
         # The convention of players: standard definition is BT.601, high definition BT.709.
-        known = Colorspace.ITU709 if max(frame.height, frame.width) >= 1280 or frame.height >= 720 else Colorspace.ITU601
+        high_definition = max(frame.height, frame.width) >= 1280 or min(frame.height, frame.width) >= 720
+        known = Colorspace.ITU709 if high_definition else Colorspace.ITU601
     else:
         known = _MATRIX.get(matrix, Colorspace.ITU709)
     # The old "yuvj" formats are full range by name.
