@@ -107,6 +107,6 @@ def tiny_avatar(dataset: Dataset | None = None) -> Avatar:
 def rendered(avatar: Avatar, dataset: Dataset) -> Dataset:
     """The dataset with its images filled by the avatar."""
     for row in range(len(dataset.images)):
-        rendering = avatar.rendering(dataset.expression[row], dataset.cam_from_head[row])
+        rendering = avatar.rendering(dataset.expression[row], dataset.cam_from_head[row], dataset.camera)
         dataset.images[row] = rgba8(rendering)
     return dataset
