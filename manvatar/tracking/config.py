@@ -49,7 +49,7 @@ class TrackerConfig:
     """Second differences (in standard deviations) beyond which their penalty grows linearly: a nod is not noise."""
 
     key_frames: int = 300
-    """At most so many frames, evenly spread, are used to find the face's shape; all frames get a pose and expression."""
+    """At most so many frames, evenly spread, find the face's shape; all frames get a pose and an expression."""
     rounds: int = 2
     """How often landmark deviations are re-estimated and everything is fitted again."""
     max_steps: int = 25

@@ -1,4 +1,4 @@
-"""Tracks on disk: one safetensors file, its tensors named like the fields of ``Track`` and the rest as JSON metadata."""
+"""Tracks on disk: one safetensors file, tensors named like the fields of ``Track``, the rest as JSON metadata."""
 
 from __future__ import annotations
 

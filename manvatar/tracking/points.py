@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from manvatar.landmarks import schemes
 from manvatar.types import FaceModel, LandmarkScheme
 
 
@@ -26,24 +27,20 @@ class FitPoints:
 
 
 _LIPS = (
-    (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 146, 91, 181, 84, 17, 314, 405, 321, 375)  # outer
-    + (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 95, 88, 178, 87, 14, 317, 402, 318, 324)  # inner
+    *schemes.MEDIAPIPE_OUTER_UPPER_LIP,
+    *schemes.MEDIAPIPE_OUTER_LOWER_LIP,
+    *schemes.MEDIAPIPE_INNER_UPPER_LIP,
+    *schemes.MEDIAPIPE_INNER_LOWER_LIP,
 )
 _LIDS = (
-    (33, 7, 163, 144, 145, 153, 154, 155, 133, 246, 161, 160, 159, 158, 157, 173)  # subject's right
-    + (263, 249, 390, 373, 374, 380, 381, 382, 362, 466, 388, 387, 386, 385, 384, 398)
+    *schemes.MEDIAPIPE_RIGHT_UPPER_LID,
+    *schemes.MEDIAPIPE_RIGHT_LOWER_LID,
+    *schemes.MEDIAPIPE_LEFT_UPPER_LID,
+    *schemes.MEDIAPIPE_LEFT_LOWER_LID,
 )
-_BROWS = (46, 53, 52, 65, 55, 70, 63, 105, 66, 107, 276, 283, 282, 295, 285, 300, 293, 334, 296, 336)
-_NOSE = (168, 6, 197, 195, 5, 4, 1, 98, 97, 2, 326, 327, 48, 278, 115, 344, 129, 358, 64, 294)
-_CHEEKS_CHIN = (9, 151, 108, 337, 117, 346, 50, 280, 205, 425, 199, 200, 187, 411)
-_PAIRS_478 = ((160, 144), (159, 145), (158, 153), (385, 380), (386, 374), (387, 373)) + (
-    (81, 178),
-    (82, 87),
-    (13, 14),
-    (312, 317),
-    (311, 402),
-)
-_PAIRS_68 = ((37, 41), (38, 40), (43, 47), (44, 46), (61, 67), (62, 66), (63, 65))
+_BROWS = schemes.MEDIAPIPE_RIGHT_BROW + schemes.MEDIAPIPE_LEFT_BROW
+_NOSE = (*schemes.MEDIAPIPE_NOSE_LINE, 98, 97, 326, 327, 48, 278, 115, 344, 129, 358, 64, 294)
+_CHEEKS_CHIN = (9, 151, 108, 337, 117, 346, 50, 280, 205, 425, 187, 411, 199, 200)
 
 
 def _weights_478() -> dict[int, float]:
@@ -55,7 +52,7 @@ def _weights_478() -> dict[int, float]:
 
 
 def _weights_68() -> dict[int, float]:
-    weight = dict.fromkeys(range(17, 68), 1.0)
+    weight = dict.fromkeys(schemes.IBUG68_INTERIOR, 1.0)
     weight.update(dict.fromkeys((7, 8, 9), 0.15))  # the chin slides little; the rest of the jaw line is an outline
     return weight
 
@@ -69,7 +66,10 @@ def fit_points(face_model: FaceModel, scheme: LandmarkScheme, leave_out: tuple[i
     Raises:
         ValueError: the model has no embedding of ``scheme``, or fewer than six usable points.
     """
-    weights, pairs = (_weights_478(), _PAIRS_478) if scheme == "mediapipe478" else (_weights_68(), _PAIRS_68)
+    if scheme == "mediapipe478":
+        weights, pairs = _weights_478(), schemes.MEDIAPIPE_APERTURE_PAIRS
+    else:
+        weights, pairs = _weights_68(), schemes.IBUG68_APERTURE_PAIRS
     trust = face_model.embedding(scheme).weight
     kept = [k for k in sorted(weights) if trust[k] > 0 and k not in leave_out]
     if len(kept) < 6:

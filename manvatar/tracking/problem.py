@@ -1,6 +1,6 @@
 """The landmark term: what is observed, what is unknown, and the linear system around a guess.
 
-With the shared shape ``s_n`` (the person's neutral landmarks, head frame), the pose ``R_f, t_f`` and expression ``b_f``:
+With the shape ``s_n`` (the person's neutral landmarks, head frame), the pose ``R_f, t_f`` and the expression ``b_f``:
 
     X_fn = s_n + sum_e b_fe B_en      Y_fn = R_f X_fn + t_f      u_fn = F (Y_x, Y_y) / Y_z        F = exp(l)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from manvatar.errors import UserError
 from manvatar.geometry import rigid
+from manvatar.landmarks import as_ibug68
 from manvatar.tracking.config import TrackerConfig
 from manvatar.tracking.failures import failed, interpolated
 from manvatar.tracking.initialisation import weak_perspective
@@ -41,7 +42,7 @@ def track(
 
     Args:
         landmarks: of the whole clip; frames without a face are allowed and come back with ``valid`` False.
-        face_model: must have an embedding of ``landmarks.scheme``.
+        face_model: has an embedding of ``landmarks.scheme``, or of ``ibug68``, whose points are then used.
         size_px: (width, height) of the picture; the optical axis goes through its middle.
         frame_rate_hz: scales the motion prior.
         focal_px: the camera's focal length where it is known; otherwise ``config.focal`` decides.
@@ -56,6 +57,8 @@ def track(
     """
     config, progress = config or TrackerConfig(), progress or (lambda share, what: None)
     progress(0.0, "first poses")
+    if all(embedding.scheme != landmarks.scheme for embedding in face_model.embeddings):
+        landmarks = as_ibug68(landmarks)
     points = fit_points(face_model, landmarks.scheme, leave_out)
     log_focal = math.log(focal_px if focal_px is not None else config.prior_focal_ratio * max(size_px))
     model = _Model.of(face_model, points)

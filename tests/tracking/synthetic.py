@@ -91,7 +91,7 @@ def observe(
 
 
 def rotation_errors_deg(track: Track, truth: Truth, *, gauge: bool) -> Float[Tensor, "frames"]:
-    """Angle between found and true rotations; with ``gauge`` after the one rotation of the head frame that fits best."""
+    """Angle between found and true rotations; with ``gauge`` after the best constant rotation of the head frame."""
     found, true = track.cam_from_head[:, :3, :3].double(), truth.cam_from_head[:, :3, :3]
     if gauge:
         left, _, right = torch.linalg.svd((found.transpose(1, 2) @ true)[track.valid].mean(0))
