@@ -1,0 +1,142 @@
+"""A video to judge a track by: mesh, landmarks, head axes and residual over the frames of the clip."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from manvatar.geometry import crop_camera, project, transform
+from manvatar.landmarks import as_ibug68
+from manvatar.tracking.projection import landmarks_head_m
+from manvatar.types import Camera, Clip, FaceModel, Landmarks, Track
+from manvatar.video import frames, writer
+
+LONGER_PX = 960
+AXIS_M = 0.08
+_DETECTED, _FITTED, _BAD = (60, 220, 60), (255, 60, 60), (255, 40, 40)
+_AXES = ((255, 70, 70), (70, 220, 70), (80, 140, 255))  # x to the subject's left, y up, z out of the face
+_MESH = np.array([120.0, 200.0, 255.0], np.float32)
+_MESH_OPACITY = 0.45
+# Parts that would show through the skin.
+_HIDDEN = ("teeth", "gum", "tongue", "bag", "socket", "eye")
+
+
+def write_overlay(
+    path: str | os.PathLike[str],
+    clip: Clip,
+    track: Track,
+    landmarks: Landmarks,
+    face_model: FaceModel,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write the overlay video: mesh (blue), detected (green) and fitted (red) landmarks, axes, residual.
+
+    Frames that are not valid get a red border. The picture is at most ``LONGER_PX`` long.
+
+    Args:
+        landmarks: what was tracked.
+        progress: called with frames done and frames in all.
+
+    Raises:
+        UserError: ``path`` cannot be written to or is no ``.mp4``, ``.mov`` or ``.mkv``.
+    """
+    scale = min(1.0, LONGER_PX / max(clip.size_px))
+    size_px = tuple(max(2, round(length * scale)) for length in clip.size_px)
+    camera = crop_camera(track.camera, 0.0, 0.0, scale, size_px)
+    mesh = _Mesh(face_model, track)
+    fitted = project(camera, transform(track.cam_from_head, landmarks_head_m(track, face_model)))
+    shown = face_model.embedding(track.landmark_scheme).weight > 0
+    if track.landmark_scheme == "ibug68":
+        landmarks = as_ibug68(landmarks)
+    detected = landmarks.points_px * scale
+    with writer(path, clip.frame_rate_hz, size_px, synthetic=False) as video:
+        for done, frame in enumerate(frames(clip, size_px=size_px), 1):
+            if frame.index >= track.frame_count:
+                break
+            pixels = frame.image.numpy().copy()
+            mesh.draw(pixels, track, frame.index, camera)
+            picture = Image.fromarray(pixels)
+            pen = ImageDraw.Draw(picture)
+            _draw_points(pen, detected[frame.index][shown], _DETECTED)
+            _draw_points(pen, fitted[frame.index][shown], _FITTED)
+            _draw_axes(pen, track.cam_from_head[frame.index], camera)
+            _draw_text(pen, track, frame.index, size_px)
+            video.write(np.asarray(picture))
+            if progress is not None:
+                progress(done, clip.frame_count)
+
+
+class _Mesh:
+    """The person's mesh, drawn as one shaded dot for each vertex that faces the camera."""
+
+    def __init__(self, face_model: FaceModel, track: Track) -> None:
+        self._model, self._identity = face_model, track.identity
+        names = face_model.part_names
+        visible = torch.tensor([not any(word in name for word in _HIDDEN) for name in names])
+        part = face_model.vertex_part
+        self._shown: Bool[Tensor, "vertices"] = (
+            torch.ones(len(face_model.mean_m), dtype=torch.bool) if part is None else visible[part]
+        )
+
+    def draw(self, pixels: np.ndarray, track: Track, frame: int, camera: Camera) -> None:
+        """Blend the vertices of one frame into (height, width, 3) uint8 ``pixels``."""
+        vertices = transform(
+            track.cam_from_head[frame], self._model.vertices_m(self._identity, track.expression[frame])
+        )
+        normals = _vertex_normals(vertices, self._model.triangles)
+        towards = -(normals * torch.nn.functional.normalize(vertices, dim=1)).sum(1)
+        keep = self._shown & (towards > 0.1) & (vertices[:, 2] > 0.01)
+        place = project(camera, vertices[keep]).floor().long().numpy()
+        shade = (0.35 + 0.65 * towards[keep]).numpy()
+        height, width = pixels.shape[:2]
+        inside = ((place >= 0) & (place < [width, height])).all(1)
+        x, y = place[inside].T
+        colour = _MESH * shade[inside, None]
+        pixels[y, x] = (1 - _MESH_OPACITY) * pixels[y, x] + _MESH_OPACITY * colour
+
+
+def _vertex_normals(vertices: Float[Tensor, "v 3"], triangles: Tensor) -> Float[Tensor, "v 3"]:
+    a, b, c = vertices[triangles].unbind(1)
+    face = torch.linalg.cross(b - a, c - a)
+    normals = torch.zeros_like(vertices).index_add(0, triangles.flatten(), face.repeat_interleave(3, 0))
+    return torch.nn.functional.normalize(normals, dim=1)
+
+
+def _draw_points(pen: ImageDraw.ImageDraw, points: Float[Tensor, "k 2"], colour: tuple[int, int, int]) -> None:
+    for x, y in points[torch.isfinite(points).all(1)].tolist():
+        pen.ellipse((x - 1, y - 1, x + 1, y + 1), fill=colour)
+
+
+def _draw_axes(pen: ImageDraw.ImageDraw, cam_from_head: Float[Tensor, "4 4"], camera: Camera) -> None:
+    ends = torch.cat([torch.zeros(1, 3), torch.eye(3) * AXIS_M])
+    origin, *tips = project(camera, transform(cam_from_head, ends)).tolist()
+    for tip, colour in zip(tips, _AXES, strict=True):
+        pen.line((*origin, *tip), fill=colour, width=2)
+
+
+def _draw_text(pen: ImageDraw.ImageDraw, track: Track, frame: int, size_px: tuple[int, int]) -> None:
+    residual = float(track.residual_px[frame])
+    words = f"frame {frame}   residual {residual:.2f} px   yaw/pitch/roll " + "/".join(
+        f"{angle:+.0f}" for angle in head_angles_deg(track.cam_from_head[frame, :3, :3]).tolist()
+    )
+    valid = bool(track.valid[frame])
+    words += "" if valid else "   NOT VALID: interpolated"
+    pen.rectangle((0, 0, size_px[0], 16), fill=(0, 0, 0))
+    pen.text((4, 2), words, fill=(255, 255, 255) if valid else _BAD)
+    if not valid:
+        pen.rectangle((0, 0, size_px[0] - 1, size_px[1] - 1), outline=_BAD, width=3)
+
+
+def head_angles_deg(rotation: Float[Tensor, "*frames 3 3"]) -> Float[Tensor, "*frames 3"]:
+    """Yaw (positive to the subject's left), pitch (positive up) and roll (positive to the subject's left), degrees."""
+    forward, up = rotation[..., :, 2], rotation[..., :, 1]
+    yaw = torch.atan2(forward[..., 0], -forward[..., 2])
+    pitch = torch.asin((-forward[..., 1]).clamp(-1, 1))
+    roll = torch.atan2(up[..., 0], -up[..., 1])
+    return torch.rad2deg(torch.stack([yaw, pitch, roll], -1))
