@@ -16,4 +16,10 @@ STABLE_TORCH_LIBRARY(manvatar, library) {
       "composite_backward(Tensor grad_rgb, Tensor grad_opacity, Tensor grad_depth_m, Tensor grad_weights,"
       " Tensor density_per_m, Tensor length_m, Tensor rgb, Tensor distance_m, Tensor offsets, Tensor weights)"
       " -> (Tensor, Tensor, Tensor, Tensor)");
+  // Trilinear samples of grids of nodes -> (samples, channels).
+  library.def("sample_grid(Tensor grid, Tensor unit_points, Tensor? frame) -> Tensor");
+  // -> gradients of (grid, unit_points); one that was not asked for is empty.
+  library.def(
+      "sample_grid_backward(Tensor grad, Tensor grid, Tensor unit_points, Tensor? frame, bool for_grid, bool for_points)"
+      " -> (Tensor, Tensor)");
 }

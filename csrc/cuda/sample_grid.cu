@@ -1,0 +1,112 @@
+// sample_grid on CUDA: one thread a value (point and channel) forward and for the gradient of the grid, where atomic adds
+// meet; one thread a point for the gradient of the points. That frames are in range is not checked: it would wait for the
+// device. Atomic adds come in any order, so the gradient of the grid repeats only up to rounding.
+
+#include "launch.h"
+#include "sample_grid_checks.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <tuple>
+
+namespace {
+
+using namespace manvatar;
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) forward_kernel(
+    int64_t values, GridShape shape, const T* __restrict__ grid, const T* __restrict__ points,
+    const int64_t* __restrict__ frame, T* __restrict__ out) {
+  const int64_t k = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (k >= values) return;
+  const int64_t i = k / shape.channels, c = k % shape.channels;
+  const Cell<T> cell = locate(points + 3 * i, frame ? frame[i] : 0, shape);
+  const T* corner = grid + cell.plane * shape.plane_size() + cell.offset + c;
+  out[k] = interpolate(
+      corner, shape.channels, shape.x * shape.channels, shape.plane_size(), cell.fx, cell.fy, cell.fz);
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) grid_kernel(
+    int64_t values, GridShape shape, const T* __restrict__ points, const int64_t* __restrict__ frame,
+    const T* __restrict__ grad, T* __restrict__ out) {
+  const int64_t k = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (k >= values) return;
+  const int64_t i = k / shape.channels, c = k % shape.channels;
+  const Cell<T> cell = locate(points + 3 * i, frame ? frame[i] : 0, shape);
+  T* corner = out + cell.plane * shape.plane_size() + cell.offset + c;
+  for (int n = 0; n < 8; ++n) {
+    const T wx = n & 1 ? cell.fx : 1 - cell.fx, wy = n & 2 ? cell.fy : 1 - cell.fy, wz = n & 4 ? cell.fz : 1 - cell.fz;
+    const int64_t step = (n & 1 ? shape.channels : 0) + (n & 2 ? shape.x * shape.channels : 0) +
+                         (n & 4 ? shape.plane_size() : 0);
+    atomicAdd(corner + step, wx * wy * wz * grad[k]);
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) points_kernel(
+    int64_t samples, GridShape shape, const T* __restrict__ grid, const T* __restrict__ points,
+    const int64_t* __restrict__ frame, const T* __restrict__ grad, T* __restrict__ out) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= samples) return;
+  const Cell<T> cell = locate(points + 3 * i, frame ? frame[i] : 0, shape);
+  const T* corner = grid + cell.plane * shape.plane_size() + cell.offset;
+  T dx = 0, dy = 0, dz = 0;
+  for (int64_t c = 0; c < shape.channels; ++c)
+    add_derivatives(
+        corner + c, shape.channels, shape.x * shape.channels, shape.plane_size(), cell.fx, cell.fy, cell.fz,
+        grad[i * shape.channels + c], dx, dy, dz);
+  out[3 * i] = dx * cell.slope_x;
+  out[3 * i + 1] = dy * cell.slope_y;
+  out[3 * i + 2] = dz * cell.slope_z;
+}
+
+Tensor sample_grid(Tensor grid, Tensor unit_points, std::optional<Tensor> frame) {
+  const char* op = "sample_grid";
+  const SampleGridInputs in = check_sample_grid(op, grid, unit_points, frame);
+  const OnDevice device(in.grid);
+  Tensor values = empty_of(in.grid, {in.samples, in.shape.channels});
+  const int64_t count = in.samples * in.shape.channels;
+  if (count == 0) return values;
+  dispatch_floating(in.grid, [&]<class T>() {
+    forward_kernel<T><<<blocks_for(op, count), kThreads, 0, device.stream()>>>(
+        count, in.shape, in.grid.const_data_ptr<T>(), in.unit_points.const_data_ptr<T>(), in.frames(),
+        values.mutable_data_ptr<T>());
+  });
+  check_launch(op);
+  return values;
+}
+
+std::tuple<Tensor, Tensor> sample_grid_backward(
+    Tensor grad, Tensor grid, Tensor unit_points, std::optional<Tensor> frame, bool for_grid, bool for_points) {
+  const char* op = "sample_grid_backward";
+  const SampleGridInputs in = check_sample_grid(op, grid, unit_points, frame);
+  const Tensor upstream = check_sample_grid_gradient(op, in, grad);
+  const OnDevice device(in.grid);
+  const GridShape& s = in.shape;
+  Tensor grad_grid = for_grid ? empty_of(in.grid, {s.batch, s.z, s.y, s.x, s.channels}) : empty_of(in.grid, {0});
+  Tensor grad_points = for_points ? empty_of(in.grid, {in.samples, 3}) : empty_of(in.grid, {0});
+  if (for_grid) torch::stable::zero_(grad_grid);
+  const int64_t count = in.samples * in.shape.channels;
+  dispatch_floating(in.grid, [&]<class T>() {
+    if (for_grid && count > 0) {
+      grid_kernel<T><<<blocks_for(op, count), kThreads, 0, device.stream()>>>(
+          count, in.shape, in.unit_points.const_data_ptr<T>(), in.frames(), upstream.const_data_ptr<T>(),
+          grad_grid.mutable_data_ptr<T>());
+    }
+    if (for_points && in.samples > 0) {
+      points_kernel<T><<<blocks_for(op, in.samples), kThreads, 0, device.stream()>>>(
+          in.samples, in.shape, in.grid.const_data_ptr<T>(), in.unit_points.const_data_ptr<T>(), in.frames(),
+          upstream.const_data_ptr<T>(), grad_points.mutable_data_ptr<T>());
+    }
+  });
+  check_launch(op);
+  return {grad_grid, grad_points};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(manvatar, CUDA, library) {
+  library.impl("sample_grid", TORCH_BOX(&sample_grid));
+  library.impl("sample_grid_backward", TORCH_BOX(&sample_grid_backward));
+}
