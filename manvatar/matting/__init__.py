@@ -1,0 +1,1 @@
+"""Separating the person from the background, and the head from the body."""

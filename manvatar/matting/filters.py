@@ -1,0 +1,75 @@
+"""Image filters of the mattes: box means and the guided filter. Images are (channels, height, width) tensors."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import interpolate, pad
+
+
+def box_mean(image: Float[Tensor, "channels height width"], radius: int) -> Float[Tensor, "channels height width"]:
+    """Mean over the square of side 2 * radius + 1 around every pixel; at the border, over its part in the image."""
+    sums = _window_sums(_window_sums(image, radius).mT, radius).mT
+    columns, rows = (_window_counts(length, radius).to(image) for length in (image.shape[-1], image.shape[-2]))
+    return sums / (columns * rows[:, None])
+
+
+def _window_sums(image: Tensor, radius: int) -> Tensor:
+    """Sums over 2 * radius + 1 neighbours along the last axis, at a cost that does not depend on the radius."""
+    running = pad(image, (radius + 1, radius)).cumsum(-1)
+    return running[..., 2 * radius + 1 :] - running[..., : -2 * radius - 1]
+
+
+def _window_counts(length: int, radius: int) -> Tensor:
+    position = torch.arange(length)
+    return (position + radius).clamp(max=length - 1) - (position - radius).clamp(min=0) + 1
+
+
+def guided_coefficients(
+    guide: Float[Tensor, "3 height width"], target: Float[Tensor, "height width"], radius: int, epsilon: float
+) -> Float[Tensor, "4 height width"]:
+    """The local linear model of He, Sun and Tang (Guided Image Filtering, TPAMI 2013, section 3.5, colour guide).
+
+    Args:
+        guide: RGB in [0, 1].
+        target: what is to follow the guide's edges.
+        radius: of the windows, pixels.
+        epsilon: variance of the guide (squared units of it) below which a window counts as flat.
+
+    Returns:
+        Three slopes and an intercept at every pixel, averaged over the windows that hold it:
+        ``filtered = (slopes * guide).sum(0) + intercept``. To upsample, interpolate them and apply them to a larger
+        guide (Fast Guided Filter, He and Sun 2015).
+    """
+    r, g, b = guide
+    products = torch.stack([r * r, r * g, r * b, g * g, g * b, b * b])
+    means = box_mean(torch.cat([guide, target[None], guide * target, products]), radius)
+    mean, mean_target, mean_product, second = means[:3], means[3], means[4:7], means[7:]
+    covariance = mean_product - mean * mean_target
+    xx, xy, xz = second[0] - mean[0] ** 2 + epsilon, second[1] - mean[0] * mean[1], second[2] - mean[0] * mean[2]
+    yy, yz = second[3] - mean[1] ** 2 + epsilon, second[4] - mean[1] * mean[2]
+    zz = second[5] - mean[2] ** 2 + epsilon
+    # Inverse of the symmetric 3x3 matrix by cofactors.
+    inverse = torch.stack(
+        [yy * zz - yz * yz, xz * yz - xy * zz, xy * yz - xz * yy, xx * zz - xz * xz, xy * xz - xx * yz, xx * yy - xy * xy]
+    )
+    inverse = inverse / (xx * inverse[0] + xy * inverse[1] + xz * inverse[2])
+    cx, cy, cz = covariance
+    slopes = torch.stack(
+        [
+            inverse[0] * cx + inverse[1] * cy + inverse[2] * cz,
+            inverse[1] * cx + inverse[3] * cy + inverse[4] * cz,
+            inverse[2] * cx + inverse[4] * cy + inverse[5] * cz,
+        ]
+    )
+    intercept = mean_target - (slopes * mean).sum(0)
+    return box_mean(torch.cat([slopes, intercept[None]]), radius)
+
+
+def resized(image: Float[Tensor, "channels height width"], size: tuple[int, int]) -> Tensor:
+    """To (height, width): bilinear, with averaging when it gets smaller."""
+    if tuple(image.shape[1:]) == tuple(size):
+        return image
+    smaller = size[0] < image.shape[1] or size[1] < image.shape[2]
+    return interpolate(image[None], size=size, mode="bilinear", align_corners=False, antialias=smaller)[0]

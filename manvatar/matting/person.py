@@ -1,0 +1,78 @@
+"""The matte of a person: MediaPipe's selfie segmentation, sharpened along the edges of the image."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from manvatar.landmarks.litert import LiteNetwork
+from manvatar.matting.filters import box_mean, guided_coefficients, resized
+from manvatar.models import ensure
+
+
+_FILTER_PX = 128  # the guided filter's own resolution; more costs much and shows little
+
+
+class PersonMatte:
+    """Alpha of the person in the frames of one clip, given in order.
+
+    The network sees the whole image at 256 x 256, so give it a crop around head and shoulders. Its output is steadied
+    over time where the image does not move, and follows the image's own edges, hair included, through a guided filter
+    wherever the network is not sure. About 10 ms for 512 x 512 pixels on one core.
+
+    Args:
+        steadiness: share of the previous matte that a motionless pixel keeps, [0, 1).
+        radius: of the guided filter, in 128ths of the image.
+        epsilon: its flatness, as in ``guided_coefficients``; smaller follows fainter edges.
+    """
+
+    def __init__(self, *, steadiness: float = 0.6, radius: int = 3, epsilon: float = 2e-4) -> None:
+        self._network = LiteNetwork(ensure("selfie_segmentation"))
+        self._steadiness, self._radius, self._epsilon = steadiness, radius, epsilon
+        self._previous: tuple[Tensor, Tensor] | None = None
+
+    def reset(self) -> None:
+        """Forget the previous frame; call it before another clip or after a jump."""
+        self._previous = None
+
+    def __call__(self, image: Tensor) -> Float[Tensor, "height width"]:
+        """
+        Args:
+            image: (height, width, 3), uint8 or float32 in [0, 1].
+
+        Returns:
+            Alpha in [0, 1], float32, of the same size.
+        """
+        full = as_planes(image)
+        seen = resized(full, self._network.input_size)
+        (probability,) = self._network(seen.permute(1, 2, 0).contiguous().numpy()).values()
+        guide = resized(seen, (_FILTER_PX, _FILTER_PX))
+        rough = resized(torch.from_numpy(probability[..., 0])[None], (_FILTER_PX, _FILTER_PX))
+        rough = self._steadied(rough[0], guide)
+        coefficients = guided_coefficients(guide, rough, self._radius, self._epsilon)
+        # Dark hair before a dark background fools the colour model: deep inside and far outside, the network decides.
+        inside = (box_mean(rough[None], 1) - 0.85) / 0.13
+        outside = (box_mean(rough[None], 2) - 0.02) / 0.12
+        model = resized(torch.cat([coefficients, inside, outside]), full.shape[1:])
+        alpha = torch.addcmul(model[3], model[0], full[0]).addcmul_(model[1], full[1]).addcmul_(model[2], full[2])
+        alpha = (alpha - 0.1) / 0.8  # nearly background is background, nearly person is person
+        return torch.minimum(torch.maximum(alpha, model[4]), model[5]).clamp_(0, 1)
+
+    def _steadied(self, alpha: Tensor, image: Tensor) -> Tensor:
+        if self._previous is not None:
+            # Where the image has not changed by more than about two grey levels, nor should the matte.
+            moved = box_mean((image - self._previous[1]).abs().amax(0, keepdim=True), 2)[0]
+            still = torch.exp(-((moved / 0.008) ** 2))
+            alpha = torch.lerp(alpha, self._previous[0], self._steadiness * still)
+        self._previous = (alpha, image)
+        return alpha
+
+
+def as_planes(image: Tensor) -> Float[Tensor, "3 height width"]:
+    """(height, width, 3) uint8 or float in [0, 1] as (3, height, width) float32 in [0, 1]."""
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"expected an image of shape (height, width, 3), got {tuple(image.shape)}")
+    planes = image.permute(2, 0, 1)
+    return planes.float() / 255 if planes.dtype == torch.uint8 else planes.float()
+
