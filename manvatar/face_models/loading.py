@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from manvatar.errors import UserError
-from manvatar.face_models import ict
+from manvatar.face_models import builtin, ict
 from manvatar.types import FaceModel
 
 FORMATS = (ict,)
@@ -20,6 +20,8 @@ def load(name_or_path: str | Path) -> FaceModel:
     Raises:
         UserError: no such file, or a file none of the formats accepts.
     """
+    if name_or_path == "builtin":
+        return builtin.load()
     path = Path(name_or_path)
     if not path.exists():
         raise UserError(f"there is no face model {name_or_path}; give 'builtin' or {accepted()}")

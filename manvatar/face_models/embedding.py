@@ -1,0 +1,128 @@
+"""Landmarks as points on a mesh: closest surface points, and carrying an embedding from one model to another."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.interpolate import RBFInterpolator
+from scipy.spatial import cKDTree
+
+from manvatar.types import FaceModel, LandmarkEmbedding, LandmarkScheme
+
+
+def closest_points(
+    points: np.ndarray, vertices: np.ndarray, triangles: np.ndarray, candidates: int = 40
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The closest point of a mesh to each of ``points`` (K, 3): triangle (K,), barycentric (K, 3), distance (K,).
+
+    Only the ``candidates`` triangles with the nearest centroids are looked at, which is exact for meshes whose
+    triangles are of similar size around a point.
+    """
+    corners = vertices[triangles]
+    _, near = cKDTree(corners.mean(1)).query(points, k=min(candidates, len(triangles)))
+    near = near.reshape(len(points), -1)
+    barycentric = _closest_barycentric(points[:, None], corners[near])
+    found = (barycentric[..., None] * corners[near]).sum(2)
+    distance = np.linalg.norm(found - points[:, None], axis=2)
+    best = distance.argmin(1)
+    row = np.arange(len(points))
+    return near[row, best], barycentric[row, best], distance[row, best]
+
+
+def embed(
+    scheme: LandmarkScheme,
+    points: np.ndarray,
+    vertices: np.ndarray,
+    triangles: np.ndarray,
+    weight: np.ndarray | None = None,
+    allowed: np.ndarray | None = None,
+) -> LandmarkEmbedding:
+    """Points (K, 3) near a surface as a :class:`LandmarkEmbedding`; ``allowed`` (T,) bool limits the triangles."""
+    subset = np.arange(len(triangles)) if allowed is None else np.flatnonzero(allowed)
+    triangle, barycentric, _ = closest_points(points, vertices, triangles[subset])
+    weight = np.ones(len(points)) if weight is None else weight
+    return LandmarkEmbedding(
+        scheme,
+        torch.from_numpy(subset[triangle]),
+        torch.from_numpy(barycentric.astype(np.float32)),
+        torch.from_numpy(np.asarray(weight, np.float32)),
+    )
+
+
+def embedded_points(model: FaceModel, scheme: LandmarkScheme) -> np.ndarray:
+    """The landmarks of the model's mean, (K, 3) metres, float64."""
+    embedding = model.embedding(scheme)
+    corners = model.mean_m[model.triangles[embedding.triangle]]
+    return (corners * embedding.barycentric[..., None]).sum(1).double().numpy()
+
+
+def transfer_embedding(
+    source: FaceModel, scheme: LandmarkScheme, target: FaceModel, far_m: float = 0.006
+) -> tuple[LandmarkEmbedding, float]:
+    """The landmarks ``scheme`` of ``source`` on the mean of ``target``, and the median distance (m) they were moved.
+
+    Both models know the 68 iBUG landmarks. The source's mean is brought onto the target's by a similarity on the inner
+    51, then by a thin-plate warp that makes all 68 agree; each warped landmark goes to the closest surface point.
+    Points that end further than ``far_m`` from the target's surface get weight 0.
+
+    Raises:
+        ValueError: one of the models lacks the landmarks needed.
+    """
+    from_68, to_68 = embedded_points(source, "ibug68"), embedded_points(target, "ibug68")
+    scale, rotation, shift = similarity(from_68[17:], to_68[17:])
+    points = embedded_points(source, scheme) @ rotation.T * scale + shift
+    controls = from_68 @ rotation.T * scale + shift
+    # Jaw points slide along the outline between models: they guide the warp, but need not agree exactly.
+    loose = np.where(np.arange(68) < 17, 3e-3, 0.0)
+    warp = RBFInterpolator(controls, to_68 - controls, kernel="linear", degree=1, smoothing=loose)
+    points = points + warp(points)
+    skin = _outer_triangles(target)
+    vertices, triangles = target.mean_m.double().numpy(), target.triangles.numpy()
+    embedding = embed(scheme, points, vertices, triangles, allowed=skin)
+    found = (vertices[triangles[embedding.triangle]] * embedding.barycentric.double().numpy()[..., None]).sum(1)
+    distance = np.linalg.norm(found - points, axis=1)
+    weight = source.embedding(scheme).weight * torch.from_numpy((distance < far_m).astype(np.float32))
+    result = LandmarkEmbedding(scheme, embedding.triangle, embedding.barycentric, weight)
+    return result, float(np.median(distance))
+
+
+def similarity(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """Scale, rotation (3, 3) and shift (3,) with ``target ~ scale * source @ rotation.T + shift`` (Umeyama 1991)."""
+    a, b = source - source.mean(0), target - target.mean(0)
+    u, s, vt = np.linalg.svd(b.T @ a)
+    sign = np.array([1, 1, np.sign(np.linalg.det(u @ vt))])
+    rotation = (u * sign) @ vt
+    scale = (s * sign).sum() / (a**2).sum()
+    return float(scale), rotation, target.mean(0) - scale * rotation @ source.mean(0)
+
+
+def _outer_triangles(model: FaceModel) -> np.ndarray:
+    """Triangles of the skin and the eyeballs (iris landmarks), by part name; all where the model has one part."""
+    if model.vertex_part is None:
+        return np.ones(len(model.triangles), bool)
+    wanted = {"face", "neck", "skull", "left_eyeball", "right_eyeball", "left_ear", "right_ear"}
+    parts = torch.tensor([name in wanted for name in model.part_names])
+    return parts[model.vertex_part[model.triangles]].all(1).numpy()
+
+
+def _closest_barycentric(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """Weights (..., 3) of the closest points of triangles (..., 3, 3): the plane, else the best of the three edges."""
+    a, b, c = corners[..., 0, :], corners[..., 1, :], corners[..., 2, :]
+    u, v, w = b - a, c - a, points - a
+    uu, uv, vv = (u * u).sum(-1), (u * v).sum(-1), (v * v).sum(-1)
+    wu, wv = (w * u).sum(-1), (w * v).sum(-1)
+    determinant = np.maximum(uu * vv - uv * uv, 1e-30)
+    second, third = (vv * wu - uv * wv) / determinant, (uu * wv - uv * wu) / determinant
+    inside = np.stack([1 - second - third, second, third], -1)
+    best, least = inside, np.where((inside >= 0).all(-1), 0.0, np.inf)
+    for first, last in ((0, 1), (1, 2), (2, 0)):
+        start, axis = corners[..., first, :], corners[..., last, :] - corners[..., first, :]
+        t = ((points - start) * axis).sum(-1) / np.maximum((axis * axis).sum(-1), 1e-30)
+        t = np.clip(t, 0, 1)
+        distance = ((start + t[..., None] * axis - points) ** 2).sum(-1)
+        weights = np.zeros_like(inside)
+        weights[..., first], weights[..., last] = 1 - t, t
+        better = distance < least
+        best = np.where(better[..., None], weights, best)
+        least = np.where(better, distance, least)
+    return best
