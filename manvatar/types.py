@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -220,6 +220,7 @@ class FieldValues:
     rgb: Float[Tensor, "samples 3"]  # [0, 1]
 
 
+@runtime_checkable
 class Field(Protocol):
     """Anything that can be volume-rendered."""
 
