@@ -22,4 +22,12 @@ STABLE_TORCH_LIBRARY(manvatar, library) {
   library.def(
       "sample_grid_backward(Tensor grad, Tensor grid, Tensor unit_points, Tensor? frame, bool for_grid, bool for_points)"
       " -> (Tensor, Tensor)");
+  // Two-layer MLP whose hidden bias is chosen by frame -> (samples, outputs).
+  library.def(
+      "mlp(Tensor inputs, Tensor frame, Tensor hidden_weight, Tensor hidden_bias, Tensor out_weight, Tensor out_bias)"
+      " -> Tensor");
+  // -> gradients of (inputs, hidden_weight, hidden_bias, out_weight, out_bias).
+  library.def(
+      "mlp_backward(Tensor grad, Tensor inputs, Tensor frame, Tensor hidden_weight, Tensor hidden_bias, Tensor out_weight)"
+      " -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 }

@@ -65,7 +65,7 @@ class Crop:
 
 def head_crop(track: Track, size_px: int) -> Crop:
     """The smallest square that holds a generous head box in (almost) every valid frame, ``size_px`` pixels large."""
-    corners = torch.cartesian_prod(*zip(torch.tensor(_HEAD_LOWER_M), torch.tensor(_HEAD_UPPER_M), strict=True))
+    corners = torch.cartesian_prod(*torch.tensor([_HEAD_LOWER_M, _HEAD_UPPER_M]).unbind(1))
     poses = track.cam_from_head[track.valid].float()
     pixels = project(track.camera, transform(poses, corners.expand(len(poses), -1, -1)))
     low, high = pixels.amin(1), pixels.amax(1)

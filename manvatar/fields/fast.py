@@ -15,7 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from manvatar.fields.grids import node_counts, sample_nodes
+from manvatar.fields.grids import node_counts
+from manvatar.ops import sample_grid
 from manvatar.types import Box, FieldValues
 
 
@@ -24,9 +25,9 @@ class FastFieldConfig:
     """Sizes of the ``fast`` field."""
 
     motion_voxel_m: float = 0.009
-    ambient_features: int = 4  # motion channels beside the displacement
+    ambient_features: int = 5  # motion channels beside the displacement
     canonical_voxels_m: tuple[float, ...] = (0.010, 0.005, 0.0025)
-    canonical_features: tuple[int, ...] = (4, 4, 8)
+    canonical_features: tuple[int, ...] = (8, 8, 8)
     hidden: int = 64
     displacement_scale_m: float = 0.01  # displacement of a motion value of 1
     density_scale_per_m: float = 100.0
@@ -78,9 +79,9 @@ class FastField(nn.Module):
     ) -> FieldValues:
         config = self.config
         unit = (points_m - self.lower_m) / self.extent_m
-        motion = sample_nodes(self.motion_grids(expression), unit, frame)
+        motion = sample_grid(self.motion_grids(expression), unit, frame)
         canonical_unit = unit + motion[:, :3] * (config.displacement_scale_m / self.extent_m)
-        features = [sample_nodes(grid, canonical_unit) for grid in self.canonical]
+        features = [sample_grid(grid, canonical_unit) for grid in self.canonical]
         features = torch.cat([*features, motion[:, 3:]], -1)
         scaled = expression / 3
         hidden = functional.leaky_relu(self.density_hidden(features) + self.density_expression(scaled)[frame], 0.01)

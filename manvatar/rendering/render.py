@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from manvatar.ops.composite import composite
+from manvatar.ops import composite
 from manvatar.rendering.marching import MarchConfig, MarchTables, march, march_tables
 from manvatar.rendering.occupancy import OccupancyGrid
 from manvatar.rendering.rays import image_rays
@@ -28,12 +28,12 @@ def render(
     origins, directions = rays.origins_m[samples.ray], rays.directions[samples.ray]
     points = origins + directions * samples.distance_m[:, None]
     values = field(points, directions, expression, rays.frame[samples.ray])
-    rgb, opacity, depth = composite(
+    rgb, opacity, depth_m, _ = composite(
         values.density_per_m, samples.length_m, values.rgb, samples.distance_m, samples.offsets
     )
     if background is not None:
         rgb = rgb + (1 - opacity)[:, None] * background.to(rgb)
-    return Rendering(rgb, opacity, depth)
+    return Rendering(rgb, opacity, depth_m)
 
 
 @torch.no_grad()

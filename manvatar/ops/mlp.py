@@ -1,0 +1,84 @@
+"""The small network behind a field: one hidden layer whose bias depends on the frame.
+
+    out = W2 leaky_relu(W1 x + b1[frame]) + b2        slope 0.01 below zero
+
+The expression enters as ``b1[frame] = b + W_e e``: it is the same for all samples of a frame, so its product is taken
+once a frame instead of once a sample.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from manvatar.ops._library import has_op, register, require
+
+_BUILT = has_op("mlp")
+
+
+def mlp(
+    inputs: Float[Tensor, "samples in"],
+    frame: Int64[Tensor, "samples"],
+    hidden_weight: Float[Tensor, "hidden in"],
+    hidden_bias: Float[Tensor, "frames hidden"],
+    out_weight: Float[Tensor, "out hidden"],
+    out_bias: Float[Tensor, "out"],
+) -> Float[Tensor, "samples out"]:
+    """Two layers, fused: the hidden layer is never stored, and is computed again for the gradient.
+
+    Args:
+        inputs: at most 256 features; float32 or float64, as is everything but ``frame``.
+        frame: row of ``hidden_bias`` for each sample. Runs of equal frames are fast, frequent changes are slow.
+        hidden_weight: a multiple of 16 hidden units, at most 256.
+        out_weight: at most 16 outputs.
+
+    Differentiable in all arguments but ``frame``, once; deterministic for a fixed number of threads.
+
+    Raises:
+        RuntimeError: shapes, dtypes, devices or frames that do not fit, in words.
+        UserError: the native library is not built.
+    """
+    require("mlp", _BUILT, inputs)
+    return torch.ops.manvatar.mlp(inputs, frame, hidden_weight, hidden_bias, out_weight, out_bias)
+
+
+def mlp_reference(
+    inputs: Float[Tensor, "samples in"],
+    frame: Int64[Tensor, "samples"],
+    hidden_weight: Float[Tensor, "hidden in"],
+    hidden_bias: Float[Tensor, "frames hidden"],
+    out_weight: Float[Tensor, "out hidden"],
+    out_bias: Float[Tensor, "out"],
+) -> Float[Tensor, "samples out"]:
+    """:func:`mlp` in plain PyTorch: any float dtype and device, any number of derivatives."""
+    hidden = functional.leaky_relu(inputs @ hidden_weight.T + hidden_bias[frame], 0.01)
+    return hidden @ out_weight.T + out_bias
+
+
+def _fake(
+    inputs: Tensor, frame: Tensor, hidden_weight: Tensor, hidden_bias: Tensor, out_weight: Tensor, out_bias: Tensor
+) -> Tensor:
+    return inputs.new_empty(inputs.shape[0], out_weight.shape[0])
+
+
+def _fake_backward(
+    grad: Tensor, inputs: Tensor, frame: Tensor, hidden_weight: Tensor, hidden_bias: Tensor, out_weight: Tensor
+) -> tuple[Tensor, ...]:
+    shapes = (inputs.shape, hidden_weight.shape, hidden_bias.shape, out_weight.shape, (out_weight.shape[0],))
+    return tuple(inputs.new_empty(shape) for shape in shapes)
+
+
+def _keep(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:5])
+
+
+def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    to_inputs, *to_parameters = torch.ops.manvatar.mlp_backward(grad, *ctx.saved_tensors)
+    results = (to_inputs, None, *to_parameters)
+    return tuple(value if needed else None for value, needed in zip(results, ctx.needs_input_grad, strict=True))
+
+
+if _BUILT:
+    register("mlp", _fake, _fake_backward, _keep, _backward)
