@@ -1,48 +1,50 @@
-"""A small avatar made by hand: a coloured ball that the first coefficient shifts, and a dataset rendered from it."""
+"""Small avatars: a coloured ball that the coefficients shift, whose images are known exactly; and a dataset of it."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from manvatar.avatars import Avatar, make_header, rgba8, turned
-from manvatar.fields import FastField, FastFieldConfig
+from manvatar.fields import FIELDS, FastField, FastFieldConfig
 from manvatar.rendering import MarchConfig, OccupancyGrid
-from manvatar.types import Box, Camera, Dataset
+from manvatar.types import Box, Camera, Dataset, FieldValues
 
 NAMES = ("jawOpen", "eyeBlinkLeft", "mouthSmile")
 BOX = Box(torch.tensor([-0.1, -0.11, -0.12]), torch.tensor([0.1, 0.11, 0.08]))
-CONFIG = FastFieldConfig(motion_voxel_m=0.05, canonical_voxels_m=(0.02,), canonical_features=(4,), hidden=8)
 MARCH = MarchConfig(step_m=0.006)
 CELL_M = 0.02
+SHIFT_M = ((0.0, -0.005, 0.0), (-0.002, 0.0, 0.0), (0.0, 0.0, -0.001))  # of the ball, per coefficient
 
 
-def ball_field() -> FastField:
-    """Feature 0 of the only level is positive inside a ball of 6 cm; the others are its colour, which varies."""
-    field = FastField(CONFIG, BOX, len(NAMES))
-    with torch.no_grad():
-        for parameter in field.parameters():
-            parameter.zero_()
-        _, z_nodes, y_nodes, x_nodes, _ = field.canonical[0].shape
-        axes = [torch.linspace(0, 1, n) for n in (z_nodes, y_nodes, x_nodes)]
-        unit = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], -1)
-        points = BOX.lower_m + unit * (BOX.upper_m - BOX.lower_m)
-        center = torch.tensor([0.0, 0.0, -0.02])
-        inside = (0.06 - (points - center).norm(dim=-1)) / 0.02
-        field.canonical[0][0] = torch.cat([inside[..., None], 4 * unit - 2], -1)
-        field.density_hidden.weight[0, 0] = 1
-        field.density_out.weight[0, 0] = 6
-        field.density_out.bias[0] = -6  # nearly empty outside
-        field.color_hidden.weight[:3, 1:4] = torch.eye(3)
-        field.color_hidden.bias[:3] = 3  # keeps the leaky unit in its linear part
-        field.color_out.weight[:, :3] = torch.eye(3)
-        field.color_out.bias[:] = -3
-        # A displacement of the lookup by +y moves what is seen by -y.
-        field.motion_basis[0, ..., 1] = 0.5
-        field.motion_basis[1, ..., 0] = 0.2
-        field.motion_basis[2, ..., 2] = 0.1
-    return field
+@dataclass(frozen=True)
+class BallConfig:
+    radius_m: float = 0.06
+    edge_m: float = 0.004
+
+
+class BallField(nn.Module):
+    """A ball around (0, 0, -2 cm); its colour depends on where in the box a point is."""
+
+    def __init__(self, config: BallConfig, box: Box, expression_count: int) -> None:
+        super().__init__()
+        self.config = config
+        self.shift_m = nn.Parameter(torch.tensor(SHIFT_M)[:expression_count])
+        self.color = nn.Parameter(torch.eye(3) * 25)
+        self.register_buffer("center_m", torch.tensor([0.0, 0.0, -0.02]))
+
+    def forward(
+        self, points_m: torch.Tensor, directions: torch.Tensor, expression: torch.Tensor, frame: torch.Tensor
+    ) -> FieldValues:
+        center = self.center_m + (expression @ self.shift_m)[frame]
+        inside = self.config.radius_m - (points_m - center).norm(dim=-1)
+        return FieldValues(500 * torch.sigmoid(inside / self.config.edge_m), torch.sigmoid(points_m @ self.color))
+
+
+FIELDS["ball"] = (BallField, BallConfig)
 
 
 def tiny_camera(size: int = 48) -> Camera:
@@ -83,17 +85,31 @@ def tiny_dataset(frames: int = 12, held_out: int = 4, size: int = 48) -> Dataset
 
 
 def tiny_avatar(dataset: Dataset | None = None) -> Avatar:
-    dataset = tiny_dataset() if dataset is None else dataset
-    field = ball_field()
+    """The ball."""
+    return _avatar("ball", BallConfig(), dataset or tiny_dataset())
+
+
+def fast_avatar() -> Avatar:
+    """The field users get, small and untrained: its images mean nothing."""
+    config = FastFieldConfig(motion_voxel_m=0.05, canonical_voxels_m=(0.02,), canonical_features=(4,), hidden=8)
+    avatar = _avatar("fast", config, tiny_dataset())
+    assert isinstance(avatar.field, FastField)
+    with torch.no_grad():
+        avatar.field.motion_basis.normal_()
+    return avatar
+
+
+def _avatar(name: str, config: BallConfig | FastFieldConfig, dataset: Dataset) -> Avatar:
+    field = FIELDS[name][0](config, BOX, len(NAMES))
     occupancy = OccupancyGrid(BOX, CELL_M)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(4):
-        occupancy.update(field, dataset.expression, generator)
+    for _ in range(8):
+        occupancy.update(field, dataset.expression, generator, decay=1.0)
     header = make_header(
         dataset,
         preset="tiny",
-        field_name="fast",
-        field_config=CONFIG,
+        field_name=name,
+        field_config=config,
         march=MARCH,
         occupancy_cell_m=CELL_M,
         face_model="builtin-1",

@@ -80,6 +80,8 @@ def _named(table: dict[str, np.ndarray], source: Path) -> dict[str, np.ndarray]:
     columns = {name: np.atleast_1d(a) for name, a in table.items() if name not in TIMING_NAMES + POSE_NAMES}
     if not columns:
         raise UserError(f"{source} has no expression coefficients; give an array 'expression' or named columns")
+    if text := [name for name, a in columns.items() if a.dtype.kind != "f"]:
+        raise UserError(f"{text[0]} in {source} is text, but the coefficients must be numbers; mend the file")
     lengths = {name: a.shape for name, a in columns.items()}
     if any(len(shape) != 1 for shape in lengths.values()) or len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} {shape}" for name, shape in list(lengths.items())[:4])
