@@ -48,7 +48,7 @@ class TrackerConfig:
     motion_huber: float = 3.0
     """Second differences (in standard deviations) beyond which their penalty grows linearly: a nod is not noise."""
 
-    key_frames: int = 300
+    key_frames: int = 200
     """At most so many frames, evenly spread, find the face's shape; all frames get a pose and an expression."""
     rounds: int = 2
     """How often landmark deviations are re-estimated and everything is fitted again."""

@@ -148,7 +148,7 @@ def energy(problem: Problem, state: State) -> Float[Tensor, "f"]:
     return torch.where(behind, torch.full_like(value, torch.inf), value)
 
 
-def linearise(problem: Problem, state: State, *, pose_only: bool, shared: bool, block: int = 256) -> System:
+def linearise(problem: Problem, state: State, *, pose_only: bool, shared: bool, block: int = 32) -> System:
     """Gauss-Newton system of the landmark term, ``block`` frames at a time so that memory stays small."""
     parts = [
         _linearise(problem.select(rows), state.select(rows), pose_only, shared)

@@ -6,7 +6,8 @@
 Without coupling A is block diagonal and everything is batched. With it A is a band of half width 2x: frames are taken
 in twos, which makes it block tridiagonal, and factored block by block. (LAPACK's banded Cholesky does the same work,
 but its many tiny calls spin in a threaded BLAS: 0.5 s where this takes 0.03 s.) The shared columns are eliminated by
-their Schur complement ``C - B^T A^-1 B``.
+their Schur complement ``C - B^T A^-1 B``, of which only half a solve is needed: with ``A = M M^T`` and
+``W = M^-1 B`` it is ``C - W^T W``.
 """
 
 from __future__ import annotations
@@ -53,20 +54,15 @@ def solve(
     Raises:
         NotPositive: a factorisation failed.
     """
-    count, width = gradient.shape
-    right = -gradient[..., None]
-    if border is not None:
-        right = torch.cat([right, border], 2)
-    solved = _solve_blocks(frame, right) if coupling is None else _solve_band(frame, coupling, right)
+    factor = _Blocks(frame) if coupling is None else _Band(frame, coupling)
     if border is None:
-        return Step(solved[..., 0], None, None)
-    flat_border = border.reshape(count * width, -1)
-    inverse_border = solved[..., 1:].reshape(count * width, -1)
-    schur = corner - flat_border.T @ inverse_border
-    reduced = -shared_gradient - flat_border.T @ solved[..., 0].reshape(-1)
-    factor = _cholesky((schur + schur.T) / 2)
-    shared = torch.cholesky_solve(reduced[:, None], factor)[:, 0]
-    step = solved[..., 0] - (inverse_border @ shared).reshape(count, width)
+        return Step(factor.backward(factor.forward(-gradient[..., None]))[..., 0], None, None)
+    half = factor.forward(torch.cat([border, -gradient[..., None]], 2))
+    flat = half.flatten(0, 1)
+    product = flat.T @ flat
+    schur = corner - product[:-1, :-1]
+    shared = torch.cholesky_solve((-shared_gradient - product[:-1, -1])[:, None], _cholesky(schur))[:, 0]
+    step = factor.backward(half[..., -1:] - half[..., :-1] @ shared[:, None])[..., 0]
     return Step(step, shared, schur)
 
 
@@ -77,36 +73,61 @@ def _cholesky(matrix: Tensor) -> Tensor:
     return factor
 
 
-def _solve_blocks(frame: Tensor, right: Tensor) -> Tensor:
-    return torch.cholesky_solve(right, _cholesky(frame))
+class _Blocks:
+    """``M`` of a block diagonal matrix."""
+
+    def __init__(self, frame: Float[Tensor, "f x x"]) -> None:
+        self._factor = _cholesky(frame)
+
+    def forward(self, right: Float[Tensor, "f x c"]) -> Float[Tensor, "f x c"]:
+        """``M^-1 right``."""
+        return torch.linalg.solve_triangular(self._factor, right, upper=False)
+
+    def backward(self, right: Float[Tensor, "f x c"]) -> Float[Tensor, "f x c"]:
+        """``M^-T right``."""
+        return torch.linalg.solve_triangular(self._factor.mT, right, upper=True)
 
 
-def _solve_band(frame: Tensor, coupling: Coupling, right: Tensor) -> Tensor:
-    """Block tridiagonal Cholesky over pairs of frames: ``D_k`` on the diagonal, ``U_k`` to the right of it."""
-    count, width, columns = right.shape
-    diagonal, upper = _pairs_of_frames(frame, coupling)
-    right = torch.nn.functional.pad(right, (0, 0, 0, 0, 0, count % 2)).reshape(-1, 2 * width, columns)
-    factors, links, solved = [], [], []
-    block, value = diagonal[0], right[0]
-    for k in range(len(diagonal)):
-        factor, info = torch.linalg.cholesky_ex(block)
-        if int(info) != 0:
-            raise NotPositive
-        value = torch.linalg.solve_triangular(factor, value, upper=False)
-        factors.append(factor)
-        solved.append(value)
-        if k + 1 < len(diagonal):
-            link = torch.linalg.solve_triangular(factor, upper[k], upper=False)  # L_k^-1 U_k
-            links.append(link)
-            block = torch.addmm(diagonal[k + 1], link.T, link, alpha=-1)
-            value = torch.addmm(right[k + 1], link.T, value, alpha=-1)
-    for k in reversed(range(len(diagonal))):
-        value = solved[k] if k + 1 == len(diagonal) else torch.addmm(solved[k], links[k], solved[k + 1], alpha=-1)
-        solved[k] = torch.linalg.solve_triangular(factors[k].T, value, upper=True)
-    result = torch.stack(solved).reshape(-1, width, columns)[:count]
-    if not bool(torch.isfinite(result).all()):
-        raise NotPositive
-    return result
+class _Band:
+    """``M`` of a block tridiagonal matrix of pairs of frames: ``L_k`` on its diagonal, ``K_k^T`` to the left of it."""
+
+    def __init__(self, frame: Float[Tensor, "f x x"], coupling: Coupling) -> None:
+        self._count, self._width = coupling.own.shape
+        diagonal, upper = _pairs_of_frames(frame, coupling)
+        self._factors: list[Tensor] = []
+        self._links: list[Tensor] = []
+        block = diagonal[0]
+        for k in range(len(diagonal)):
+            self._factors.append(_cholesky(block))
+            if k + 1 < len(diagonal):
+                link = torch.linalg.solve_triangular(self._factors[k], upper[k], upper=False)  # K_k = L_k^-1 U_k
+                self._links.append(link)
+                block = torch.addmm(diagonal[k + 1], link.T, link, alpha=-1)
+
+    def forward(self, right: Float[Tensor, "f x c"]) -> Float[Tensor, "f x c"]:
+        """``M^-1 right``."""
+        blocks = self._by_pairs(right)
+        solved: list[Tensor] = []
+        for k, factor in enumerate(self._factors):
+            value = blocks[k] if k == 0 else torch.addmm(blocks[k], self._links[k - 1].T, solved[-1], alpha=-1)
+            solved.append(torch.linalg.solve_triangular(factor, value, upper=False))
+        return self._by_frames(solved)
+
+    def backward(self, right: Float[Tensor, "f x c"]) -> Float[Tensor, "f x c"]:
+        """``M^-T right``."""
+        solved = list(self._by_pairs(right))
+        for k in reversed(range(len(solved))):
+            if k + 1 < len(solved):
+                solved[k] = torch.addmm(solved[k], self._links[k], solved[k + 1], alpha=-1)
+            solved[k] = torch.linalg.solve_triangular(self._factors[k].T, solved[k], upper=True)
+        return self._by_frames(solved)
+
+    def _by_pairs(self, value: Tensor) -> Tensor:
+        padded = torch.nn.functional.pad(value, (0, 0, 0, 0, 0, self._count % 2))
+        return padded.reshape(-1, 2 * self._width, value.shape[2])
+
+    def _by_frames(self, blocks: list[Tensor]) -> Tensor:
+        return torch.stack(blocks).reshape(-1, self._width, blocks[0].shape[1])[: self._count]
 
 
 def _pairs_of_frames(frame: Tensor, coupling: Coupling) -> tuple[Tensor, Tensor]:

@@ -71,9 +71,10 @@ def track(
         state, estimated = fit.shape(state, may_free)
         source = "estimated" if estimated else source
         progress(0.1 + 0.85 * (number + 0.4) / config.rounds, "pose and expression")
-        state = fit.motion(state)
-        state = fit.repair(state)
-        fit = fit.with_measured_deviations(state)
+        state = fit.frames(state)
+        if number + 1 < config.rounds:
+            fit = fit.with_measured_deviations(state)
+    state = fit.motion(fit.repair(fit.motion(state)))
     progress(0.95, "offsets and failures")
     result = _assemble(fit, state, landmarks, face_model, size_px, source)
     progress(1.0, "done")
@@ -183,12 +184,15 @@ class _Fit:
         low, high = torch.quantile(yaw, torch.tensor([0.05, 0.95]).double())
         return float(high - low)
 
-    def motion(self, state: State) -> State:
-        """Pose and expression of all frames under the motion prior, shape fixed."""
+    def frames(self, state: State) -> State:
+        """Pose and expression of every frame by itself, shape fixed."""
         known = self._minimise(Terms(self.problem, pose_only=True), state, 4).state
-        known = self._minimise(Terms(self.problem), known, 6).state
+        return self._minimise(Terms(self.problem), known).state
+
+    def motion(self, state: State) -> State:
+        """Pose and expression of all frames together under the motion prior, shape fixed."""
         prior = motion_prior(self.problem.frame, self.expression_names, self.frame_rate_hz, self.config)
-        return self._minimise(Terms(self.problem, motion=prior), known).state
+        return self._minimise(Terms(self.problem, motion=prior), state).state
 
     def repair(self, state: State) -> State:
         """Fit failed frames again from their neighbours' pose, and keep what lowers the landmark energy."""
