@@ -1,6 +1,6 @@
 """A small z-buffer rasteriser in NumPy: which triangle every pixel sees, and where on it.
 
-Triangles are handled in groups of similar size on screen, each group as one array: (triangles, window, window). That
+Triangles are handled in groups of similar size on screen, each group as one array: (triangles, high, wide). That
 is fast for meshes whose triangles cover a few pixels. Nothing here is differentiable.
 """
 
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-GROUP_ELEMENTS = 1 << 21  # largest (triangles x window x window) handled at once: bounds the memory
+GROUP_ELEMENTS = 1 << 19  # largest (triangles x window) handled at once: bounds the memory, and stays in the cache
+WINDOWS = np.array([1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 24, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192])
 
 
 @dataclass(frozen=True)
@@ -35,59 +36,84 @@ def rasterize(points_px: np.ndarray, depth_m: np.ndarray, triangles: np.ndarray,
     width, height = size_px
     corners = points_px[triangles].astype(np.float32)  # (T, 3, 2)
     inverse = (1.0 / np.where(depth_m > 0, depth_m, np.inf)).astype(np.float32)[triangles]  # (T, 3), 0 = unusable
-    low = np.ceil(corners.min(1) - 0.5).astype(np.int64)  # first and last pixel whose centre may be inside
-    high = np.floor(corners.max(1) - 0.5).astype(np.int64)
-    low, high = np.maximum(low, 0), np.minimum(high, [width - 1, height - 1])
-    span = (high - low + 1).max(1)
-    usable = (high >= low).all(1) & (inverse > 0).all(1)
+    low = np.maximum(np.ceil(corners.min(1) - 0.5), 0).astype(
+        np.int64
+    )  # first and last pixel centre that may be inside
+    high = np.minimum(np.floor(corners.max(1) - 0.5), [width - 1, height - 1]).astype(np.int64)
+    span = high - low + 1
+    frame = _affine(corners)
+    usable = (span > 0).all(1) & (inverse > 0).all(1) & frame.sound
     # One number holds inverse depth (positive floats order like their bits) and, below it, the triangle.
     nearest = np.zeros(width * height, np.int64)
-    window = 1
-    while usable.any():
-        group = np.flatnonzero(usable & (span <= window) & (span > window // 2))
-        for start in range(0, len(group), max(1, GROUP_ELEMENTS // window**2)):
-            chunk = group[start : start + max(1, GROUP_ELEMENTS // window**2)]
-            _draw(nearest, chunk, corners[chunk], inverse[chunk], low[chunk], window, width, height)
-        if window >= max(width, height):
-            break
-        window *= 2
+    wide, high_class = (np.searchsorted(WINDOWS, span[:, axis]) for axis in (0, 1))
+    kind = np.where(usable, wide * len(WINDOWS) + high_class, -1)
+    order = np.argsort(kind, kind="stable")
+    kinds, starts = np.unique(kind[order], return_index=True)
+    for k, start, stop in zip(kinds, starts, [*starts[1:], len(order)], strict=True):
+        if k < 0:
+            continue
+        window = (int(WINDOWS[k // len(WINDOWS)]), int(WINDOWS[k % len(WINDOWS)]))
+        step = max(1, GROUP_ELEMENTS // (window[0] * window[1]))
+        for first in range(start, stop, step):
+            chunk = order[first : min(first + step, stop)]
+            _draw(nearest, chunk, frame, inverse, low, high, window, width)
     pixel = np.flatnonzero(nearest)
     triangle = nearest[pixel] & 0xFFFFFFFF
-    centre = np.stack([pixel % width + 0.5, pixel // width + 0.5], 1).astype(np.float32)
-    weights, _ = _screen_weights(corners[triangle], centre[:, None])
-    weighted = weights[:, 0] * inverse[triangle]
+    x, y = (pixel % width + 0.5).astype(np.float32), (pixel // width + 0.5).astype(np.float32)
+    weights = frame.weights(triangle, x, y)
+    weighted = weights * inverse[triangle]
     total = weighted.sum(1)
     return Fragments(pixel, triangle, weighted / total[:, None], 1 / total)
+
+
+@dataclass(frozen=True)
+class _Affine:
+    """Barycentric weights on screen as affine functions: the second is s . (x - ax, y - ay), the third t . (...)."""
+
+    origin: np.ndarray  # (T, 2)
+    second: np.ndarray  # (T, 2)
+    third: np.ndarray  # (T, 2)
+    sound: np.ndarray  # (T,) False: no area
+
+    def weights(self, triangle: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """(N, 3) of the points (x, y) in the triangles (N,)."""
+        dx, dy = x - self.origin[triangle, 0], y - self.origin[triangle, 1]
+        second = self.second[triangle, 0] * dx + self.second[triangle, 1] * dy
+        third = self.third[triangle, 0] * dx + self.third[triangle, 1] * dy
+        return np.stack([1 - second - third, second, third], 1)
+
+
+def _affine(corners: np.ndarray) -> _Affine:
+    u, v = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    area = u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]
+    sound = np.abs(area) > 1e-9
+    scale = (1 / np.where(sound, area, 1))[:, None]
+    second, third = np.stack([v[:, 1], -v[:, 0]], 1) * scale, np.stack([-u[:, 1], u[:, 0]], 1) * scale
+    return _Affine(corners[:, 0], second, third, sound)
 
 
 def _draw(
     nearest: np.ndarray,
     index: np.ndarray,
-    corners: np.ndarray,
+    frame: _Affine,
     inverse: np.ndarray,
     low: np.ndarray,
-    window: int,
+    high: np.ndarray,
+    window: tuple[int, int],
     width: int,
-    height: int,
 ) -> None:
-    """Draw triangles that fit a window of ``window`` squared pixels starting at ``low`` into ``nearest``."""
-    row, column = np.divmod(np.arange(window * window), window)
-    x, y = low[:, :1] + column, low[:, 1:] + row  # (T, W)
-    weights, sound = _screen_weights(corners, np.stack([x, y], -1).astype(np.float32) + np.float32(0.5))
-    inside = (weights >= -1e-6).all(2) & sound[:, None] & (x < width) & (y < height)
-    which, _ = np.nonzero(inside)
-    value = (weights[inside] * inverse[which]).sum(1)
-    bits = np.maximum(value, np.float32(1e-30)).astype(np.float32).view(np.int32).astype(np.int64)
-    np.maximum.at(nearest, y[inside] * width + x[inside], (bits << 32) | index[which])
-
-
-def _screen_weights(corners: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Barycentric weights on screen (T, W, 3) of points (T, W, 2), and whether the triangle has an area (T,)."""
-    a, b, c = corners[:, None, 0], corners[:, None, 1], corners[:, None, 2]
-    u, v, p = b - a, c - a, points - a
-    area = u[..., 0] * v[..., 1] - u[..., 1] * v[..., 0]
-    sound = np.abs(area) > 1e-9
-    scale = 1 / np.where(sound, area, 1)
-    second = (p[..., 0] * v[..., 1] - p[..., 1] * v[..., 0]) * scale
-    third = (u[..., 0] * p[..., 1] - u[..., 1] * p[..., 0]) * scale
-    return np.stack([1 - second - third, second, third], -1), sound[:, 0]
+    """Draw triangles whose boxes fit a window (wide, high) of pixels starting at ``low`` into ``nearest``."""
+    column, row = np.arange(window[0]), np.arange(window[1])
+    x, y = low[index, :1] + column, low[index, 1:] + row  # (T, wide), (T, high)
+    dx = (x + np.float32(0.5) - frame.origin[index, :1]).astype(np.float32)
+    dy = (y + np.float32(0.5) - frame.origin[index, 1:]).astype(np.float32)
+    second = (frame.second[index, 1:] * dy)[:, :, None] + (frame.second[index, :1] * dx)[:, None]
+    third = (frame.third[index, 1:] * dy)[:, :, None] + (frame.third[index, :1] * dx)[:, None]
+    first = 1 - second - third
+    inside = np.minimum(np.minimum(first, second), third) >= -1e-6
+    inside &= (x <= high[index, :1])[:, None] & (y <= high[index, 1:])[:, :, None]
+    which, j, i = np.nonzero(inside)
+    corner = inverse[index[which]]
+    value = first[inside] * corner[:, 0] + second[inside] * corner[:, 1] + third[inside] * corner[:, 2]
+    bits = np.maximum(value, np.float32(1e-30)).view(np.int32).astype(np.int64)
+    np.maximum.at(nearest, y[which, j] * width + x[which, i], (bits << 32) | index[which])

@@ -34,6 +34,11 @@ ANCHORS: tuple[tuple[str, int, tuple[tuple[float, float], ...]], ...] = (
 GRADING = {"lids": (1.0, 1.5), "nose_base": (1.4, 1.0), "mouth": (1.0, 1.5), "jaw": (1.6, 1.0)}
 
 LID_UPPER_MM, LID_LOWER_MM = 5.6, 4.4  # margins above and below the line between the eye corners
+# Rings of the mouth bag: depth behind the edge of the lips, opening up and down, half width (mm).
+MOUTH_BAG = (
+    (1.6, 0.15, 25.6), (3.6, 0.9, 25.3), (5.6, 3.0, 25.3), (8.5, 8.0, 25.6), (11.5, 12.5, 26.0),
+    (16.0, 16.0, 28.5), (27.0, 18.0, 31.0), (42.0, 18.0, 26.0), (56.0, 14.0, 16.0),
+)  # fmt: skip
 _SAMPLES = 240  # along a column, when rows are placed
 
 
@@ -251,18 +256,7 @@ def _add_mouth_bag(skin: Skin) -> None:
     s = np.clip(edge[:, 0] / MOUTH_HALF_WIDTH, -1, 1)
     round_off = np.sqrt(np.maximum(1 - s**4, 0))  # 0 at the corners, where upper and lower meet
     direction = np.where(upper > 0, 1.0, -1.0) * round_off
-    rings = []
-    # (depth behind the lips' edge, opening up and down, half width at the corners) of each ring
-    for depth, spread, width in (
-        (1.6, 0.15, 25.6),
-        (3.6, 0.9, 25.3),
-        (5.6, 3.5, 25.3),
-        (7.0, 8.0, 25.6),
-        (8.5, 13, 26),
-    ):
-        rings.append(_bag_ring(edge, s, direction, depth, spread, width))
-    for back, spread, width in ((12, 16, 28.5), (26, 18, 31), (42, 18, 26), (56, 14, 16)):
-        rings.append(_bag_ring(edge, s, direction, back, spread, width))
+    rings = [_bag_ring(edge, s, direction, *ring) for ring in MOUTH_BAG]
     _append_rings(skin, "mouth_bag", loop, rings, cap=True)
 
 
