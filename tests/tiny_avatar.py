@@ -11,7 +11,7 @@ from torch import nn
 from manvatar.avatars import Avatar, make_header, rgba8, turned
 from manvatar.fields import FIELDS, FastField, FastFieldConfig
 from manvatar.rendering import MarchConfig, OccupancyGrid
-from manvatar.types import Box, Camera, Dataset, FieldValues
+from manvatar.types import Box, Camera, Dataset, FieldAtExpressions, FieldValues
 
 NAMES = ("jawOpen", "eyeBlinkLeft", "mouthSmile")
 BOX = Box(torch.tensor([-0.1, -0.11, -0.12]), torch.tensor([0.1, 0.11, 0.08]))
@@ -36,12 +36,14 @@ class BallField(nn.Module):
         self.color = nn.Parameter(torch.eye(3) * 25)
         self.register_buffer("center_m", torch.tensor([0.0, 0.0, -0.02]))
 
-    def forward(
-        self, points_m: torch.Tensor, directions: torch.Tensor, expression: torch.Tensor, frame: torch.Tensor
-    ) -> FieldValues:
-        center = self.center_m + (expression @ self.shift_m)[frame]
-        inside = self.config.radius_m - (points_m - center).norm(dim=-1)
-        return FieldValues(500 * torch.sigmoid(inside / self.config.edge_m), torch.sigmoid(points_m @ self.color))
+    def at(self, expression: torch.Tensor) -> FieldAtExpressions:
+        center = self.center_m + expression @ self.shift_m
+
+        def values(points_m: torch.Tensor, directions: torch.Tensor, frame: torch.Tensor) -> FieldValues:
+            inside = self.config.radius_m - (points_m - center[frame]).norm(dim=-1)
+            return FieldValues(500 * torch.sigmoid(inside / self.config.edge_m), torch.sigmoid(points_m @ self.color))
+
+        return values
 
 
 FIELDS["ball"] = (BallField, BallConfig)
