@@ -4,6 +4,7 @@ from manvatar.avatars.avatar import Avatar, rgba8
 from manvatar.avatars.files import FORMAT_VERSION, SUFFIX, read_header
 from manvatar.avatars.header import fitted_camera, make_header
 from manvatar.avatars.poses import mean_pose, turned
+from manvatar.avatars.provenance import file_sha256, provenance
 from manvatar.mark import SYNTHETIC_TEXT, draw_text, draw_visible_mark, save_image
 
 __all__ = [
@@ -13,9 +14,11 @@ __all__ = [
     "Avatar",
     "draw_text",
     "draw_visible_mark",
+    "file_sha256",
     "fitted_camera",
     "make_header",
     "mean_pose",
+    "provenance",
     "read_header",
     "rgba8",
     "save_image",

@@ -25,6 +25,7 @@ def make_header(
     occupancy_cell_m: float,
     face_model: str,
     expression_names: tuple[str, ...],
+    clip_first_frame: int = 0,
     training: dict[str, Any] | None = None,
     scores: dict[str, Any] | None = None,
     provenance: dict[str, Any] | None = None,
@@ -36,13 +37,14 @@ def make_header(
 
     Args:
         field_config: the dataclass the field was made with.
-        training: plain values (what JSON can hold), as are ``scores`` and ``provenance``. The clip frames held out and
-            the mark that the avatar is synthetic are added here.
+        clip_first_frame: where the clip starts in its video file (``Clip.first_frame``).
+        training: plain values (what JSON can hold), as are ``scores`` and ``provenance``. The frames of the video file
+            that were held out and the mark that the avatar is synthetic are added here.
     """
     shown = dataset.expression[dataset.train]
     lower, upper = shown.amin(0), shown.amax(0)
     camera = dataset.camera
-    held_out = dataset.clip_frame[dataset.held_out].tolist()
+    held_out = (dataset.clip_frame[dataset.held_out] + clip_first_frame).tolist()
     return AvatarHeader(
         format_version=FORMAT_VERSION,
         created_with=f"manvatar {manvatar.__version__}",
@@ -61,7 +63,7 @@ def make_header(
         camera_center_px=tuple(camera.center_px.tolist()),
         camera_size_px=tuple(camera.size_px),
         cam_from_head=tuple(tuple(row) for row in mean_pose(dataset.cam_from_head[dataset.train]).tolist()),
-        training=_plain({**(training or {}), "held_out_clip_frames": held_out}),
+        training=_plain({**(training or {}), "held_out_frames": held_out}),
         scores=_plain(scores or {}),
         provenance=_plain({**(provenance or {}), "synthetic": True}),
     )

@@ -111,7 +111,7 @@ def test_what_the_header_says_comes_from_the_training_frames_alone() -> None:
     lower, upper = avatar.expression_range
     assert torch.equal(lower, shown.amin(0)) and torch.equal(upper, shown.amax(0))
     assert avatar.expression_names == NAMES
-    assert avatar.header.training["held_out_clip_frames"] == dataset.clip_frame[dataset.held_out].tolist()
+    assert avatar.header.training["held_out_frames"] == dataset.clip_frame[dataset.held_out].tolist()
     assert avatar.header.provenance["synthetic"] is True
     torch.testing.assert_close(avatar.head_pose, mean_pose(dataset.cam_from_head[dataset.train]).float())
 
