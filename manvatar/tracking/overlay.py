@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -73,39 +73,42 @@ def write_overlay(
 
 
 class _Mesh:
-    """The person's mesh, drawn as one shaded dot for each vertex that faces the camera."""
+    """The person's mesh, drawn as one shaded dot for each triangle that faces the camera."""
 
     def __init__(self, face_model: FaceModel, track: Track) -> None:
         self._model, self._identity = face_model, track.identity
-        names = face_model.part_names
-        visible = torch.tensor([not any(word in name for word in _HIDDEN) for name in names])
-        part = face_model.vertex_part
-        self._shown: Bool[Tensor, "vertices"] = (
-            torch.ones(len(face_model.mean_m), dtype=torch.bool) if part is None else visible[part]
-        )
+        visible = torch.tensor([not any(word in name for word in _HIDDEN) for name in face_model.part_names])
+        triangles = face_model.triangles
+        if face_model.vertex_part is not None:
+            triangles = triangles[visible[face_model.vertex_part[triangles[:, 0]]]]
+        self._triangles = triangles
 
     def draw(self, pixels: np.ndarray, track: Track, frame: int, camera: Camera) -> None:
-        """Blend the vertices of one frame into (height, width, 3) uint8 ``pixels``."""
-        vertices = transform(
-            track.cam_from_head[frame], self._model.vertices_m(self._identity, track.expression[frame])
-        )
-        normals = _vertex_normals(vertices, self._model.triangles)
-        towards = -(normals * torch.nn.functional.normalize(vertices, dim=1)).sum(1)
-        keep = self._shown & (towards > 0.1) & (vertices[:, 2] > 0.01)
-        place = project(camera, vertices[keep]).floor().long().numpy()
-        shade = (0.35 + 0.65 * towards[keep]).numpy()
-        height, width = pixels.shape[:2]
-        inside = ((place >= 0) & (place < [width, height])).all(1)
-        x, y = place[inside].T
-        colour = _MESH * shade[inside, None]
-        pixels[y, x] = (1 - _MESH_OPACITY) * pixels[y, x] + _MESH_OPACITY * colour
+        """Blend one frame's mesh into (height, width, 3) uint8 ``pixels``."""
+        expression = track.expression[frame]
+        vertices = transform(track.cam_from_head[frame], self._model.vertices_m(self._identity, expression))
+        a, b, c = vertices[self._triangles].unbind(1)
+        centre = (a + b + c) / 3
+        # Towards the camera is negative z, and triangles are counter-clockwise seen from outside.
+        normal = torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=1)
+        towards = -(normal * torch.nn.functional.normalize(centre, dim=1)).sum(1)
+        keep = (towards > 0.05) & (centre[:, 2] > 0.01)
+        order = centre[keep, 2].argsort(descending=True)  # the nearest is written last
+        place = project(camera, centre[keep][order]).floor().long()
+        shade = np.zeros(pixels.shape[:2], np.float32)
+        for dx in (0, 1):
+            for dy in (0, 1):
+                _scatter(shade, place + torch.tensor([dx, dy]), (0.3 + 0.7 * towards[keep][order]).numpy())
+        drawn = shade > 0
+        colour = _MESH * shade[drawn][:, None]
+        pixels[drawn] = (1 - _MESH_OPACITY) * pixels[drawn] + _MESH_OPACITY * colour
 
 
-def _vertex_normals(vertices: Float[Tensor, "v 3"], triangles: Tensor) -> Float[Tensor, "v 3"]:
-    a, b, c = vertices[triangles].unbind(1)
-    face = torch.linalg.cross(b - a, c - a)
-    normals = torch.zeros_like(vertices).index_add(0, triangles.flatten(), face.repeat_interleave(3, 0))
-    return torch.nn.functional.normalize(normals, dim=1)
+def _scatter(picture: np.ndarray, place: Tensor, value: np.ndarray) -> None:
+    height, width = picture.shape
+    x, y = place.numpy().T
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    picture[y[inside], x[inside]] = value[inside]
 
 
 def _draw_points(pen: ImageDraw.ImageDraw, points: Float[Tensor, "k 2"], colour: tuple[int, int, int]) -> None:
