@@ -28,7 +28,7 @@ def _window_counts(length: int, radius: int) -> Tensor:
 
 def guided_coefficients(
     guide: Float[Tensor, "3 height width"], target: Float[Tensor, "height width"], radius: int, epsilon: float
-) -> Float[Tensor, "4 height width"]:
+) -> Float[Tensor, "5 height width"]:
     """The local linear model of He, Sun and Tang (Guided Image Filtering, TPAMI 2013, section 3.5, colour guide).
 
     Args:
@@ -40,12 +40,13 @@ def guided_coefficients(
     Returns:
         Three slopes and an intercept at every pixel, averaged over the windows that hold it:
         ``filtered = (slopes * guide).sum(0) + intercept``. To upsample, interpolate them and apply them to a larger
-        guide (Fast Guided Filter, He and Sun 2015).
+        guide (Fast Guided Filter, He and Sun 2015). The fifth plane is the share of the target's variance that the
+        model explains, in [0, 1] (1 where the target is flat): where it is low, the guide's colours say little.
     """
     r, g, b = guide
     products = torch.stack([r * r, r * g, r * b, g * g, g * b, b * b])
-    means = box_mean(torch.cat([guide, target[None], guide * target, products]), radius)
-    mean, mean_target, mean_product, second = means[:3], means[3], means[4:7], means[7:]
+    means = box_mean(torch.cat([guide, target[None], target[None] ** 2, guide * target, products]), radius)
+    mean, mean_target, mean_square, mean_product, second = means[:3], means[3], means[4], means[5:8], means[8:]
     covariance = mean_product - mean * mean_target
     xx, xy, xz = second[0] - mean[0] ** 2 + epsilon, second[1] - mean[0] * mean[1], second[2] - mean[0] * mean[2]
     yy, yz = second[3] - mean[1] ** 2 + epsilon, second[4] - mean[1] * mean[2]
@@ -64,7 +65,9 @@ def guided_coefficients(
         ]
     )
     intercept = mean_target - (slopes * mean).sum(0)
-    return box_mean(torch.cat([slopes, intercept[None]]), radius)
+    flat = 1e-4
+    explained = ((slopes * covariance).sum(0) + flat) / ((mean_square - mean_target**2).clamp(min=0) + flat)
+    return box_mean(torch.cat([slopes, intercept[None], explained[None].clamp(0, 1)]), radius)
 
 
 def resized(image: Float[Tensor, "channels height width"], size: tuple[int, int]) -> Tensor:

@@ -11,16 +11,18 @@ import torch
 from jaxtyping import Float
 from scipy import ndimage
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from manvatar.geometry import pixel_grid, project, transform
 from manvatar.matting.colors import color_index, density, skin_density
-from manvatar.matting.filters import resized
+from manvatar.matting.filters import box_mean, resized
 from manvatar.matting.neck import ANGLES, NeckCoordinates, NeckCut, generic_cut, height_over_cut_m, neck_coordinates
 from manvatar.matting.person import as_planes
 from manvatar.types import Camera
 
 _STRIDE = 4  # smooth maps are computed at a quarter of the resolution
 _HAIR_HANGS = 0.15  # share of the space beside the jaw
+_HAIR_END = 0.25  # below the chin; in heights of the chin under the eyes
 _FRONT_RAD, _SIDE_RAD = math.radians(55), math.radians(80)  # hair hangs beside and behind the neck, not before it
 
 
@@ -62,13 +64,17 @@ class HeadMatte:
             return
         s = skin_density(skin)
         h = density(torch.cat([frame.colors[frame.hair(self.cut)] for frame in kept]))
-        c = density(torch.cat([frame.colors[frame.body(self.cut)] for frame in kept]))
-        before = (c + h) / (c + h + 2 * s)
         # Beside the neck hair may hang; if it does not at the height of the jaw, then nor further down.
-        with_hair = c / (c + torch.maximum(s, h))
-        hangs = np.mean([frame.hanging(self.cut, h > 2 * s) for frame in kept])
-        self._clothes = before, with_hair if hangs > _HAIR_HANGS else before
-        self.cut = self.cut.with_height(_raised(self.cut, [(frame, self._foreign(frame)) for frame in kept]))
+        hangs = np.mean([frame.hanging(self.cut, h > 2 * s) for frame in kept]) > _HAIR_HANGS
+        generic = self.cut
+        clothes = [frame.body(generic) for frame in kept]
+        for _ in range(2):
+            c = density(torch.cat([frame.colors[body] for frame, body in zip(kept, clothes, strict=True)]))
+            before = (c + h) / (c + h + 2 * s)
+            self._clothes = before, c / (c + torch.maximum(s, h)) if hangs else before
+            self.cut = generic.with_height(_raised(generic, [(frame, self._foreign(frame)) for frame in kept]))
+            # A collar may have another colour than the rest: what the first cut removed shows it.
+            clothes = [frame.below(self.cut, before > 0.5) | frame.body(generic) for frame in kept]
 
     def __call__(self, sample: HeadSample) -> Float[Tensor, "height width"]:
         """Alpha of the head in [0, 1], float32, of the image's size."""
@@ -76,20 +82,30 @@ class HeadMatte:
         frame = _Reduced.of(sample, self.cut)
         over = height_over_cut_m(self.cut, frame.where) / self.cut.unit_m
         if self._clothes is not None:
-            # Clothes that come above the cut for a moment: only near it, so nothing of the face can be taken for them.
-            near = (1 - over.clamp(min=0) / 0.35).clamp(0, 1)
-            over = over - 0.5 * near * (self._foreign(frame) - 0.5).clamp(min=0)
+            # Clothes that come above the cut for a while; only near it, where nothing of the face can look like them.
+            near = ((0.5 - over) / 0.15).clamp(0, 1)
+            over = over - near * (self._foreign_region(frame) - 0.5).clamp(min=0)
         inside = torch.maximum(over / 0.03, frame.face_distance / (0.02 * frame.face_px))
         (inside,) = resized(inside[None].clamp(-4, 4), (height, width))
         alpha = sample.person_alpha * (0.5 + inside / 2).clamp(0, 1)
         return alpha * _connected(alpha, frame)
+
+    def _foreign_region(self, frame: _Reduced) -> Tensor:
+        """:meth:`_foreign` without speckles on the neck, and beside it including the edges of clothes, (h, w)."""
+        foreign = (self._foreign(frame) * frame.alpha)[None]
+        smooth = box_mean(foreign, 1) / box_mean(frame.alpha[None], 1).clamp(min=0.05)
+        grown = max_pool2d(foreign, 3, 1, 1)
+        aside = ((frame.where.distance_m / self.cut.radius_m - 1.0) / 0.05).clamp(0, 1)
+        return torch.lerp(smooth, grown, aside)[0]
 
     def _foreign(self, frame: _Reduced) -> Tensor:
         """Probability that a pixel near the neck shows clothes, (h, w)."""
         before, beside = self._clothes
         index = color_index(frame.colors)
         side = ((frame.where.angle_rad.abs() - _FRONT_RAD) / (_SIDE_RAD - _FRONT_RAD)).clamp(0, 1)
-        return torch.lerp(before[index], beside[index], side)
+        # Further down, hair lies on the shoulders and moves with them.
+        high = ((frame.where.height_m / self.cut.unit_m + _HAIR_END) / 0.12).clamp(0, 1)
+        return torch.lerp(before[index], beside[index], side * high)
 
 
 @dataclass(frozen=True)
@@ -137,6 +153,11 @@ class _Reduced:
         aside = (self.where.height_m < -0.45 * cut.unit_m) & (self.where.distance_m > 2 * cut.radius_m)
         return (low | aside) & (self.alpha > 0.9)
 
+    def below(self, cut: NeckCut, like_clothes: Tensor) -> Tensor:
+        """Pixels of the person just below the cut that are not bare neck."""
+        near = (height_over_cut_m(cut, self.where) < -0.06 * cut.unit_m) & (self.face_distance < -0.03 * self.face_px)
+        return near & like_clothes[color_index(self.colors)] & (self.alpha > 0.9)
+
 
 def _inside_face(points: Float[Tensor, "68 2"], pixels: Float[Tensor, "h w 2"]) -> Float[Tensor, "h w"]:
     """Distance inside the outline of the face, which is star-shaped around the nose: jaw below, brows above."""
@@ -156,8 +177,9 @@ def _raised(cut: NeckCut, frames: list[tuple[_Reduced, Tensor]]) -> Float[Tensor
     foreign, seen = torch.zeros(2, len(rows), ANGLES)
     for frame, probability in frames:
         usable = (frame.alpha > 0.7) & (frame.face_distance < -0.03 * frame.face_px)
-        usable &= frame.where.distance_m < 1.02 * cut.radius_m
-        row = ((rows[0] - frame.where.height_m) / (rows[0] - rows[1])).round().long()
+        usable &= frame.where.distance_m < 1.8 * cut.radius_m
+        height = height_over_cut_m(cut, frame.where) + cut.height_at(frame.where.angle_rad)
+        row = ((rows[0] - height) / (rows[0] - rows[1])).round().long()
         column = ((frame.where.angle_rad / (2 * math.pi) + 0.5) * ANGLES).round().long() % ANGLES
         usable &= (row >= 0) & (row < len(rows))
         index = (row * ANGLES + column)[usable]
@@ -167,13 +189,13 @@ def _raised(cut: NeckCut, frames: list[tuple[_Reduced, Tensor]]) -> Float[Tensor
         seen += present
         foreign += torch.where(present, total / count.clamp(min=1), torch.zeros(()))
     enough = seen >= max(3, 0.05 * len(frames))
-    covered = enough & (foreign > 0.3 * seen)
+    covered = enough & (foreign > 0.25 * seen)
     covered[:-1] &= covered[1:] | ~enough[1:]  # one row alone is a necklace, a fold or a shadow
     height = cut.height_m.clone()
     for column in range(ANGLES):
         hits = torch.nonzero(covered[:, column])
         if len(hits):
-            height[column] = torch.maximum(height[column], rows[int(hits[0])] + 0.03 * cut.unit_m)
+            height[column] = torch.maximum(height[column], rows[int(hits[0])] + 0.05 * cut.unit_m)
     return _smoothed(height)
 
 

@@ -69,13 +69,17 @@ class PersonMatte:
         rough = resized(torch.from_numpy(probability[..., 0])[None], (_FILTER_PX, _FILTER_PX))
         rough = self._steadied(rough[0], guide)
         coefficients = guided_coefficients(guide, rough, self._radius, self._epsilon)
-        # Dark hair before a dark background fools the colour model: deep inside and far outside, the network decides.
+        # Dark hair before a dark background fools the colour model: there, and deep inside and far outside, the
+        # network decides.
         inside = (box_mean(rough[None], 1) - 0.85) / 0.13
         outside = (box_mean(rough[None], 2) - 0.02) / 0.12
-        model = resized(torch.cat([coefficients, inside, outside]), full.shape[1:])
+        trust = (coefficients[4:] - 0.6) / 0.25
+        planes = torch.cat([coefficients[:4], rough[None], trust.clamp(0, 1), inside.clamp(0, 1), outside.clamp(0, 1)])
+        model = resized(planes, full.shape[1:])
         alpha = torch.addcmul(model[3], model[0], full[0]).addcmul_(model[1], full[1]).addcmul_(model[2], full[2])
+        alpha = torch.lerp(model[4], alpha, model[5])
         alpha = (alpha - 0.1) / 0.8  # nearly background is background, nearly person is person
-        return torch.minimum(torch.maximum(alpha, model[4]), model[5]).clamp_(0, 1)
+        return torch.minimum(torch.maximum(alpha, model[6]), model[7]).clamp_(0, 1)
 
     def _steadied(self, alpha: Tensor, image: Tensor) -> Tensor:
         if self._previous is not None:
