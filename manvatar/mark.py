@@ -7,6 +7,7 @@ source type of images made by a trained model, which is what viewers and platfor
 from __future__ import annotations
 
 import html
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,12 @@ _XMP = (
     'xmlns:xmp="http://ns.adobe.com/xap/1.0/" Iptc4xmpExt:DigitalSourceType="{source}" xmp:CreatorTool="{tool}"/>'
     '</rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
 )
+
+
+@lru_cache(maxsize=32)
+def font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The font of everything written into pictures; it comes with Pillow."""
+    return ImageFont.load_default(size_px)
 
 
 def png_metadata() -> PngInfo:
@@ -66,7 +73,7 @@ def draw_visible_mark(image: UInt8[Tensor, "height width 3"]) -> UInt8[Tensor, "
     ImageDraw.Draw(picture).text(
         (width - pad, height - pad),
         VISIBLE_TEXT,
-        font=ImageFont.load_default(size),
+        font=font(size),
         anchor="rs",
         fill=(255, 255, 255),
         stroke_width=max(1, size // 10),
@@ -87,9 +94,10 @@ def draw_text(
     draw = ImageDraw.Draw(picture)
     size = max(8, round(height * height_fraction))
     pad = max(2, size // 3)
-    while size > 6 and draw.multiline_textbbox((pad, pad), text, font=ImageFont.load_default(size))[2] > width - pad:
+    while size > 6 and draw.multiline_textbbox((pad, pad), text, font=font(size))[2] > width - pad:
         size -= 1
     rim = max(1, size // 8)
-    font = ImageFont.load_default(size)
-    draw.multiline_text((pad, pad), text, font=font, fill=(20, 20, 20), stroke_width=rim, stroke_fill=(255, 255, 255))
+    draw.multiline_text(
+        (pad, pad), text, font=font(size), fill=(20, 20, 20), stroke_width=rim, stroke_fill=(255, 255, 255)
+    )
     return torch.from_numpy(np.array(picture))

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-from manvatar.mark import draw_text, draw_visible_mark, save_image
+from manvatar.mark import draw_text, draw_visible_mark, font, save_image
 from manvatar.metrics.images import white_composite
 from manvatar.metrics.scores import Renderer, ScoredFrame, Scores
 from manvatar.types import Dataset
@@ -56,14 +56,14 @@ def contact_sheet(rows: Sequence[SheetRow], columns: int = 2) -> UInt8[Tensor, "
     cell = (3 * width + 4 * _GAP_PX, height + strip + _GAP_PX)
     lines = -(-len(rows) // columns)
     sheet = Image.new("RGB", (cell[0] * min(columns, len(rows)), strip + cell[1] * lines), (235, 235, 235))
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(max(8, round(strip * 0.7)))
+    draw, letters = ImageDraw.Draw(sheet), font(max(8, round(strip * 0.7)))
     for column in range(min(columns, len(rows))):
         for place, heading in enumerate(_HEADINGS):
             x = column * cell[0] + _GAP_PX + place * (width + _GAP_PX)
-            draw.text((x, strip / 2), heading, font=font, anchor="lm", fill=(20, 20, 20))
+            draw.text((x, strip / 2), heading, font=letters, anchor="lm", fill=(20, 20, 20))
     for index, row in enumerate(rows):
         left, top = index % columns * cell[0] + _GAP_PX, strip + index // columns * cell[1]
-        draw.text((left, top + strip / 2), row.label, font=font, anchor="lm", fill=(20, 20, 20))
+        draw.text((left, top + strip / 2), row.label, font=letters, anchor="lm", fill=(20, 20, 20))
         error = (row.truth - row.image).abs() * ERROR_GAIN
         for place, image in enumerate((row.truth, row.image, error)):
             tile = Image.fromarray(_to8(image).numpy())
