@@ -114,5 +114,3 @@ def make_detector(backend: str, weights: str | Path | None = None) -> LandmarkDe
 
         return FaceAlignmentDetector(weights)
     raise ValueError(f"unknown landmark backend {backend!r}; known are auto, mediapipe, face-alignment")
-
-

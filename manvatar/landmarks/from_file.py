@@ -63,9 +63,7 @@ def save_landmarks(landmarks: Landmarks, path: str | os.PathLike[str]) -> None:
     if Path(path).suffix.lower() != ".npz":
         raise UserError(f"landmarks are written as .npz, not as {Path(path).name}; choose a name that ends in .npz")
     with replacing(path) as temporary:
-        np.savez_compressed(
-            temporary, points_px=landmarks.points_px.numpy(), confidence=landmarks.confidence.numpy()
-        )
+        np.savez_compressed(temporary, points_px=landmarks.points_px.numpy(), confidence=landmarks.confidence.numpy())
 
 
 def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -118,6 +116,4 @@ def _assembled(
     all_points[where], all_confidence[where] = points[good], confidence[good]
     detected = torch.zeros(frame_count, dtype=torch.bool)
     detected[torch.from_numpy(where)] = True
-    return Landmarks(
-        torch.from_numpy(all_points), torch.from_numpy(all_confidence), detected, schemes[points.shape[1]]
-    )
+    return Landmarks(torch.from_numpy(all_points), torch.from_numpy(all_confidence), detected, schemes[points.shape[1]])

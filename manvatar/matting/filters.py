@@ -53,7 +53,14 @@ def guided_coefficients(
     zz = second[5] - mean[2] ** 2 + epsilon
     # Inverse of the symmetric 3x3 matrix by cofactors.
     inverse = torch.stack(
-        [yy * zz - yz * yz, xz * yz - xy * zz, xy * yz - xz * yy, xx * zz - xz * xz, xy * xz - xx * yz, xx * yy - xy * xy]
+        [
+            yy * zz - yz * yz,
+            xz * yz - xy * zz,
+            xy * yz - xz * yy,
+            xx * zz - xz * xz,
+            xy * xz - xx * yz,
+            xx * yy - xy * xy,
+        ]
     )
     inverse = inverse / (xx * inverse[0] + xy * inverse[1] + xz * inverse[2])
     cx, cy, cz = covariance

@@ -138,7 +138,9 @@ class _Reduced:
 
     def hair(self, cut: NeckCut) -> Tensor:
         """Pixels of the person around the upper face."""
-        return (self.face_distance < -0.1 * self.face_px) & (self.where.height_m > 0.5 * cut.unit_m) & (self.alpha > 0.9)
+        return (
+            (self.face_distance < -0.1 * self.face_px) & (self.where.height_m > 0.5 * cut.unit_m) & (self.alpha > 0.9)
+        )
 
     def hanging(self, cut: NeckCut, like_hair: Tensor) -> float:
         """Share of the band beside the jaw, outside the neck, that shows the person in the colour of hair."""

@@ -10,7 +10,6 @@ from manvatar.landmarks.litert import LiteNetwork
 from manvatar.matting.filters import box_mean, guided_coefficients, resized
 from manvatar.models import ensure
 
-
 _FILTER_PX = 128  # the guided filter's own resolution; more costs much and shows little
 
 
@@ -97,4 +96,3 @@ def as_planes(image: Tensor) -> Float[Tensor, "3 height width"]:
         raise ValueError(f"expected an image of shape (height, width, 3), got {tuple(image.shape)}")
     planes = image.permute(2, 0, 1)
     return planes.float() / 255 if planes.dtype == torch.uint8 else planes.float()
-
