@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 from manvatar.errors import UserError
 from manvatar.face_models import builtin, ict
+from manvatar.face_models.embedding import transfer_embedding
 from manvatar.types import FaceModel
 
 FORMATS = (ict,)
@@ -37,5 +39,13 @@ def accepted() -> str:
 def _load_file(path: Path, _modified_ns: int) -> FaceModel:
     for module in FORMATS:
         if module.accepts(path):
-            return module.load(path)
+            return _with_mediapipe(module.load(path))
     raise UserError(f"{path} is not a face model this version reads; give 'builtin' or {accepted()}")
+
+
+def _with_mediapipe(model: FaceModel) -> FaceModel:
+    """Give a model that knows the 68 landmarks only MediaPipe's as well, carried over from the builtin head."""
+    if any(embedding.scheme == "mediapipe478" for embedding in model.embeddings):
+        return model
+    embedding, _ = transfer_embedding(builtin.load(), "mediapipe478", model)
+    return replace(model, embeddings=(*model.embeddings, embedding))

@@ -12,8 +12,8 @@ from manvatar.face_models.builtin.organs import EYE_RADIUS, IRIS_RADIUS, PUPIL_R
 from manvatar.synthesis.noise import layered_noise, smooth_noise, spots
 
 TEXELS = 6  # a grid cell of the skin, each way
-HAIR_LINE = ((0, 70), (25, 66), (45, 52), (58, 36), (66, 14), (74, -8), (82, -8), (88, 16), (104, 16), (118, -30),
-             (140, -62), (180, -70))  # fmt: skip
+HAIR_LINE = ((0, 70), (25, 66), (45, 53), (58, 40), (68, 30), (76, 14), (82, -8), (95, -8), (100, 12), (112, 14),
+             (122, -20), (142, -62), (180, -70))  # fmt: skip
 
 _BROW = np.array([(11.5, 20.5), (25, 25.2), (37, 26.6), (47, 23.8), (55.5, 17.5)])
 _BROW_HALF_HEIGHT = np.array([3.6, 3.4, 2.9, 2.2, 1.0])
@@ -87,7 +87,7 @@ def skin_texture(head: Head, colors: Colors, seed: int) -> Texture:
     within = np.clip((np.abs(azimuth) - INNER_EYE) / 3, 0, 1) * np.clip((OUTER_EYE + 1 - np.abs(azimuth)) / 2, 0, 1)
     lash = within * np.where(beside < 0, np.exp(-((beside / 0.42) ** 2)), 0.45 * np.exp(-((beside / 0.3) ** 2)))
     albedo = _painted(albedo, 0.85 * lash, np.array([0.03, 0.02, 0.016]))
-    brow = _brow(p) * np.clip(0.75 + 0.55 * smooth_noise(_combed(p), (0.55, 0.55, 6), seed + 5), 0, 1)
+    brow = _brow(p) * np.clip(0.75 + 0.55 * smooth_noise(_combed(p), (0.9, 0.9, 7), seed + 5), 0, 1)
     albedo = _painted(albedo, 0.9 * brow, np.array(colors.hair) * 1.3)
     strands = hair_cover(p) + 4 * smooth_noise(p, (1.2, 9, 3), seed + 6)
     albedo = _painted(albedo, np.clip(strands / 5 + 0.3, 0, 1), hair_albedo(p, colors, seed))

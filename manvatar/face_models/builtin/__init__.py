@@ -10,7 +10,7 @@ import torch
 from manvatar.face_models.builtin.expressions import MODES, expression_modes
 from manvatar.face_models.builtin.head import PARTS, Head, build_head
 from manvatar.face_models.builtin.identity import identity_modes
-from manvatar.face_models.builtin.landmarks import embedding_68
+from manvatar.face_models.builtin.landmarks import embedding_68, embedding_478
 from manvatar.types import FaceModel
 
 __all__ = ["ID", "Head", "build_head", "load"]
@@ -33,7 +33,7 @@ def load() -> FaceModel:
         expression_basis_m=_metres(expression_modes(head)),
         expression_names=tuple(MODES),
         triangles=torch.from_numpy(head.triangles.astype(np.int64)),
-        embeddings=(embedding,),
+        embeddings=(embedding, embedding_478(head)),
         part_names=PARTS,
         vertex_part=torch.from_numpy(head.part),
     )

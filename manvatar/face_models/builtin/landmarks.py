@@ -1,10 +1,13 @@
-"""Where the iBUG-68 landmarks are on the builtin head."""
+"""Where the iBUG-68 and the MediaPipe landmarks are on the builtin head."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from manvatar.face_models.builtin.head import PARTS, Head
+from manvatar.face_models.builtin.mediapipe478 import POINTS_MM
 from manvatar.face_models.embedding import embed
 from manvatar.types import LandmarkEmbedding
 
@@ -19,6 +22,29 @@ _BRIDGE = ((0, 4, 17), (0, -9, 23), (0, -22, 31), (0, -35, 40))
 _BASE = ((-13.5, -45, 22), (-7, -46.8, 23.5), (0, -47.5, 24))
 _UPPER_BORDER = ((-16, -63.8, 21), (-6.5, -60.6, 26), (0, -61.6, 26.5))
 _LOWER_BORDER = ((-15.5, -75.5, 18), (-8, -78.2, 23), (0, -78.8, 24))  # 59, 58, 57
+
+# MediaPipe's points on the inner and outer edge of either lip; those of an edge keep to their own side of the slit.
+MEDIAPIPE_UPPER_LIP = (191, 80, 81, 82, 13, 312, 311, 310, 415, 185, 40, 39, 37, 0, 267, 269, 270, 409)
+MEDIAPIPE_LOWER_LIP = (95, 88, 178, 87, 14, 317, 402, 318, 324, 146, 91, 181, 84, 17, 314, 405, 321, 375)
+MEDIAPIPE_IRIS = tuple(range(468, 478))
+
+
+def embedding_478(head: Head) -> LandmarkEmbedding:
+    """The 478 points of the table in ``mediapipe478.py``, which ``tools/embed_mediapipe478.py`` has measured."""
+    points = np.array(
+        [triple.split(",") for triple in POINTS_MM.replace("\n", ";").split(";") if triple.strip()], float
+    )
+    row, skin = head.skin.rows["mouth"], head.skin
+    balls = _within(head, "left_eyeball", "right_eyeball")
+    upper_only = np.isin(head.triangles, skin.upper[: row + 1]).all(1)
+    lower_only = np.isin(head.triangles, skin.lower[row:]).all(1)
+    embedding = embed("mediapipe478", points, head.vertices, head.triangles, allowed=_within(head, *_SKIN))
+    return _on_sides(
+        head,
+        embedding,
+        points,
+        ((MEDIAPIPE_UPPER_LIP, upper_only), (MEDIAPIPE_LOWER_LIP, lower_only), (MEDIAPIPE_IRIS, balls)),
+    )
 
 
 def embedding_68(head: Head) -> LandmarkEmbedding:
@@ -45,10 +71,18 @@ def embedding_68(head: Head) -> LandmarkEmbedding:
     inner = np.array([-23.0, -8, 0, 8, 23])
     points[60:65] = _on_row(v[skin.upper[row]], inner)
     points[65:68] = _on_row(v[skin.lower[row]], inner[3:0:-1])
-    wanted = np.isin(head.part, [PARTS.index(name) for name in ("face", "skull", "neck")])
-    allowed = wanted[head.triangles].all(1)
-    embedding = embed("ibug68", points, v, head.triangles, allowed=allowed)
-    return _on_slits(head, embedding, points)
+    upper_only = np.isin(head.triangles, skin.upper[: row + 1]).all(1)
+    lower_only = np.isin(head.triangles, skin.lower[row:]).all(1)
+    embedding = embed("ibug68", points, head.vertices, head.triangles, allowed=_within(head, *_SKIN))
+    return _on_sides(head, embedding, points, ((range(60, 65), upper_only), (range(65, 68), lower_only)))
+
+
+_SKIN = ("face", "skull", "neck")
+
+
+def _within(head: Head, *parts: str) -> np.ndarray:
+    """Which triangles (T,) belong to the named parts."""
+    return np.isin(head.part, [PARTS.index(name) for name in parts])[head.triangles].all(1)
 
 
 def _mirror(points: tuple[tuple[float, ...], ...]) -> np.ndarray:
@@ -71,13 +105,13 @@ def _on_row(points: np.ndarray, x: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(x, front[:, 0], front[:, k]) for k in range(3)], 1)
 
 
-def _on_slits(head: Head, embedding: LandmarkEmbedding, points: np.ndarray) -> LandmarkEmbedding:
-    """Landmarks on lips touching each other: keep those of a margin on the triangles of their own side."""
-    row, skin = head.skin.rows["mouth"], head.skin
-    upper_only = np.isin(head.triangles, skin.upper[: row + 1]).all(1)
-    lower_only = np.isin(head.triangles, skin.lower[row:]).all(1)
+def _on_sides(
+    head: Head, embedding: LandmarkEmbedding, points: np.ndarray, groups: Iterable[tuple[Sequence[int], np.ndarray]]
+) -> LandmarkEmbedding:
+    """The same, each group's landmarks moved to the triangles it may use (lips touch: the closest may be wrong)."""
     triangle, barycentric = embedding.triangle.clone(), embedding.barycentric.clone()
-    for which, allowed in ((slice(60, 65), upper_only), (slice(65, 68), lower_only)):
-        own = embed("ibug68", points[which], head.vertices, head.triangles, allowed=allowed)
+    for landmarks, allowed in groups:
+        which = list(landmarks)
+        own = embed(embedding.scheme, points[which], head.vertices, head.triangles, allowed=allowed)
         triangle[which], barycentric[which] = own.triangle, own.barycentric
-    return LandmarkEmbedding("ibug68", triangle, barycentric, embedding.weight)
+    return LandmarkEmbedding(embedding.scheme, triangle, barycentric, embedding.weight)

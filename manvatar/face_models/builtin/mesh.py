@@ -33,7 +33,7 @@ ANCHORS: tuple[tuple[str, int, tuple[tuple[float, float], ...]], ...] = (
 # Share of the rows of a span by position: more than linear where the face has more to show at that end.
 GRADING = {"lids": (1.0, 1.5), "nose_base": (1.4, 1.0), "mouth": (1.0, 1.5), "jaw": (1.6, 1.0)}
 
-LID_UPPER_MM, LID_LOWER_MM = 5.6, 4.4  # margins above and below the line between the eye corners
+LID_UPPER_MM, LID_LOWER_MM = 5.0, 4.8  # margins above and below the line between the eye corners
 # Rings of the mouth bag: depth behind the edge of the lips, opening up and down, half width (mm).
 MOUTH_BAG = (
     (1.6, 0.15, 25.6), (3.6, 0.9, 25.3), (5.6, 3.0, 25.3), (8.5, 8.0, 25.6), (11.5, 12.5, 26.0),
