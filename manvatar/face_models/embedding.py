@@ -49,42 +49,50 @@ def embed(
     )
 
 
-def embedded_points(model: FaceModel, scheme: LandmarkScheme) -> np.ndarray:
-    """The landmarks of the model's mean, (K, 3) metres, float64."""
+def embedded_points(model: FaceModel, scheme: LandmarkScheme, vertices_m: np.ndarray | None = None) -> np.ndarray:
+    """The landmarks (K, 3) on the given vertices (V, 3) of the model, by default its mean; metres, float64."""
     embedding = model.embedding(scheme)
-    corners = model.mean_m[model.triangles[embedding.triangle]]
-    return (corners * embedding.barycentric[..., None]).sum(1).double().numpy()
+    vertices_m = model.mean_m.double().numpy() if vertices_m is None else vertices_m
+    corners = vertices_m[model.triangles[embedding.triangle].numpy()]
+    return (corners * embedding.barycentric.double().numpy()[..., None]).sum(1)
 
 
 def transfer_embedding(
     source: FaceModel, scheme: LandmarkScheme, target: FaceModel, far_m: float = 0.006
 ) -> tuple[LandmarkEmbedding, float]:
-    """The landmarks ``scheme`` of ``source`` on the mean of ``target``, and the median distance (m) they were moved.
+    """The landmarks ``scheme`` of ``source`` on ``target``, and how far (m, median) they were off its surface at first.
 
-    Both models know the 68 iBUG landmarks. The source's mean is brought onto the target's by a similarity on the inner
-    51, then by a thin-plate warp that makes all 68 agree; each warped landmark goes to the closest surface point.
-    Points that end further than ``far_m`` from the target's surface get weight 0.
+    Both models know the 68 iBUG landmarks. Both open their mouths, so that upper and lower lips are apart; the
+    source is brought onto the target by a similarity on the inner 51, then by a smooth warp (linear radial basis
+    functions) that makes all 68 agree; each warped landmark goes to the closest surface point. Points that end
+    further than ``far_m`` from the target's surface get weight 0.
 
     Raises:
         ValueError: one of the models lacks the landmarks needed.
     """
-    from_68, to_68 = embedded_points(source, "ibug68"), embedded_points(target, "ibug68")
+    source_m, target_m = _open_mouth(source), _open_mouth(target)
+    from_68, to_68 = embedded_points(source, "ibug68", source_m), embedded_points(target, "ibug68", target_m)
     scale, rotation, shift = similarity(from_68[17:], to_68[17:])
-    points = embedded_points(source, scheme) @ rotation.T * scale + shift
+    points = embedded_points(source, scheme, source_m) @ rotation.T * scale + shift
     controls = from_68 @ rotation.T * scale + shift
-    # Jaw points slide along the outline between models, so they only guide the warp; the others may miss a little,
-    # because touching lips give the warp two goals at one place.
+    # Jaw points slide along the outline between models, so they only guide the warp; the others may miss a little.
     loose = np.where(np.arange(68) < 17, 5e-3, 3e-4)
     warp = RBFInterpolator(controls, to_68 - controls, kernel="linear", degree=1, smoothing=loose)
     points = points + warp(points)
-    skin = _outer_triangles(target)
-    vertices, triangles = target.mean_m.double().numpy(), target.triangles.numpy()
-    embedding = embed(scheme, points, vertices, triangles, allowed=skin)
-    found = (vertices[triangles[embedding.triangle]] * embedding.barycentric.double().numpy()[..., None]).sum(1)
+    triangles = target.triangles.numpy()
+    embedding = embed(scheme, points, target_m, triangles, allowed=_outer_triangles(target))
+    found = (target_m[triangles[embedding.triangle]] * embedding.barycentric.double().numpy()[..., None]).sum(1)
     distance = np.linalg.norm(found - points, axis=1)
     weight = source.embedding(scheme).weight * torch.from_numpy((distance < far_m).astype(np.float32))
     result = LandmarkEmbedding(scheme, embedding.triangle, embedding.barycentric, weight)
     return result, float(np.median(distance))
+
+
+def _open_mouth(model: FaceModel, gap_m: float = 0.015) -> np.ndarray:
+    """Vertices (V, 3) of the mean with the inner lips ``gap_m`` apart, by the smallest expression that does it."""
+    _, _, basis = model.landmark_bases("ibug68")
+    rate = (basis[:, [61, 62, 63], 1] - basis[:, [67, 66, 65], 1]).mean(1)
+    return model.vertices_m(torch.zeros(len(model.identity_basis_m)), rate * gap_m / (rate @ rate)).double().numpy()
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
