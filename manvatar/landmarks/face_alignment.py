@@ -1,8 +1,8 @@
-"""The second landmark network: FAN of Bulat and Tzimiropoulos (2017, arXiv 1703.07332), 68 points on the visible outline.
+"""The second landmark network: FAN (Bulat and Tzimiropoulos 2017, arXiv 1703.07332), 68 points on the outline.
 
-It runs through the optional package ``face-alignment`` (pip install face-alignment). Its weights are a download of their
-own, which this library never starts: the file must be in torch's cache or where the user says. Faces are found with
-BlazeFace, so FAN is the only file needed. About a third of a second an image on two CPU cores.
+It runs through the optional package ``face-alignment`` (pip install face-alignment). Its weights are a download of
+their own, which this library never starts: the file must be in torch's cache or where the user says. Faces are found
+with BlazeFace, so FAN is the only file needed. About a third of a second an image on two CPU cores.
 """
 
 from __future__ import annotations

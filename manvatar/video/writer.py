@@ -28,8 +28,10 @@ class VideoWriter:
         frame_count: frames written so far.
     """
 
-    def __init__(self, container: av.container.OutputContainer, stream: av.VideoStream, size_px: tuple[int, int]):
-        self._container, self._stream, self._size_px = container, stream, size_px
+    def __init__(
+        self, container: av.container.OutputContainer, stream: av.VideoStream, rate: Fraction, size_px: tuple[int, int]
+    ) -> None:
+        self._container, self._stream, self._rate, self._size_px = container, stream, rate, size_px
         self.frame_count = 0
 
     def write(self, image: UInt8[Tensor, "height width 3"] | np.ndarray) -> None:
@@ -54,7 +56,7 @@ class VideoWriter:
             dst_color_range=ColorRange.MPEG,
         )
         frame.pts = self.frame_count
-        frame.time_base = self._stream.codec_context.time_base
+        frame.time_base = 1 / self._rate
         self._container.mux(self._stream.encode(frame))
         self.frame_count += 1
 
@@ -99,7 +101,7 @@ def writer(
             context = stream.codec_context
             context.color_range, context.colorspace = ColorRange.MPEG, 1
             context.color_primaries, context.color_trc = 1, 1  # BT.709 throughout
-            result = VideoWriter(container, stream, size_px)
+            result = VideoWriter(container, stream, rate, size_px)
             yield result
             if not result.frame_count:
                 raise UserError(f"no frame was written to {target}; ask for at least one")
