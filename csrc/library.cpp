@@ -30,4 +30,8 @@ STABLE_TORCH_LIBRARY(manvatar, library) {
   library.def(
       "mlp_backward(Tensor grad, Tensor inputs, Tensor frame, Tensor hidden_weight, Tensor hidden_bias, Tensor out_weight)"
       " -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // One step of Adam in place; `grad` is zero afterwards.
+  library.def(
+      "sparse_adam_(Tensor(a!) parameter, Tensor(b!) grad, Tensor(c!) exp_avg, Tensor(d!) exp_avg_sq, float rate,"
+      " float beta1, float beta2, float eps, int step, bool skip_zero_rows) -> ()");
 }

@@ -1,0 +1,55 @@
+// sparse_adam_ on CUDA: one thread a row, so that a row without gradient costs one read.
+
+#include "launch.h"
+#include "sparse_adam_checks.h"
+
+#include <torch/csrc/stable/library.h>
+
+namespace {
+
+using namespace manvatar;
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) update_kernel(
+    int64_t rows, int64_t width, bool skip_zero_rows, AdamStep<T> step, T* __restrict__ parameter, T* __restrict__ grad,
+    T* __restrict__ mean, T* __restrict__ square) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (row >= rows) return;
+  const int64_t begin = row * width, end = begin + width;
+  bool any = false;
+  for (int64_t k = begin; k < end; ++k) any |= grad[k] != 0;
+  if (!any && skip_zero_rows) return;
+  for (int64_t k = begin; k < end; ++k) {
+    adam_element(step, grad[k], parameter[k], mean[k], square[k]);
+    grad[k] = 0;
+  }
+}
+
+// Where no row may be skipped rows mean nothing, and one thread an element reads side by side.
+template <class T>
+void launch(
+    const OnDevice& device, const SparseAdamInputs& in, bool skip_zero_rows, const Tensor& parameter, const Tensor& grad,
+    const Tensor& exp_avg, const Tensor& exp_avg_sq) {
+  const int64_t rows = skip_zero_rows ? in.rows : in.rows * in.width, width = skip_zero_rows ? in.width : 1;
+  update_kernel<T><<<blocks_for("sparse_adam_", rows), kThreads, 0, device.stream()>>>(
+      rows, width, skip_zero_rows, adam_step_of<T>(in.step), parameter.mutable_data_ptr<T>(), grad.mutable_data_ptr<T>(),
+      exp_avg.mutable_data_ptr<T>(), exp_avg_sq.mutable_data_ptr<T>());
+}
+
+void sparse_adam_(
+    Tensor parameter, Tensor grad, Tensor exp_avg, Tensor exp_avg_sq, double rate, double beta1, double beta2, double eps,
+    int64_t step, bool skip_zero_rows) {
+  const SparseAdamInputs in = check_sparse_adam(parameter, grad, exp_avg, exp_avg_sq, rate, beta1, beta2, eps, step);
+  if (in.rows == 0) return;
+  const OnDevice device(parameter);
+  dispatch_floating(parameter, [&]<class T>() {
+    launch<T>(device, in, skip_zero_rows, parameter, grad, exp_avg, exp_avg_sq);
+  });
+  check_launch("sparse_adam_");
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(manvatar, CUDA, library) {
+  library.impl("sparse_adam_", TORCH_BOX(&sparse_adam_));
+}
