@@ -15,6 +15,7 @@ from manvatar.synthesis.noise import layered_noise, smooth_noise
 from manvatar.synthesis.textures import Colors, Texture
 
 HAIR_THICKNESS_MM = 13.0
+VERGENCE_RAD = 0.055
 
 
 @dataclass(frozen=True)
@@ -185,13 +186,17 @@ def _cloth_texture(seed: int) -> Texture:
 
 
 def _coordinates() -> np.ndarray:
-    """Texture coordinates of the head; eyeballs get a vector in the plane of the iris instead of polar ones."""
+    """Texture coordinates of the head; eyeballs get a vector in the plane of the iris instead of polar ones.
+
+    The irises are turned inwards a little: both eyes look at the camera, half a metre away.
+    """
     head = build_head()
     result = head.coordinates.copy()
-    for name in ("left_eyeball", "right_eyeball"):
+    for name, inwards in (("left_eyeball", -1), ("right_eyeball", 1)):
         vertices = head.of(name)
         polar, angle = head.coordinates[vertices].T
         result[vertices] = polar[:, None] * np.stack([np.cos(2 * np.pi * angle), np.sin(2 * np.pi * angle)], 1)
+        result[vertices, 0] -= inwards * VERGENCE_RAD / np.pi
     return result
 
 

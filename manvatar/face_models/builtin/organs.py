@@ -62,7 +62,7 @@ def teeth(jaw: str) -> Organ:
     number = np.arange(len(along)) / samples
     local = 2 * (number % 1) - 1  # -1 .. 1 across one crown
     crown_width = np.append(np.repeat(np.concatenate([crowns[::-1], crowns]), samples), crowns[-1])
-    point, outward = _arch(along, depth=15.2 if upper else 12.6, spread=27.0 if upper else 25.5)
+    point, outward = _arch(along, depth=14.0 if upper else 11.4, spread=26.0 if upper else 24.5)
     molar = np.clip((np.abs(along) - 22) / 10, 0, 1)
     root, edge = (-58.5, -69.6 + 1.2 * molar) if upper else (-82.5, -71.0 - 0.6 * molar)
     incisor_step = np.where(np.abs(number - 7) < 1, 0.0, 0.5) - np.where(np.abs(np.abs(number - 7) - 2.5) < 0.5, 0.5, 0)
@@ -160,7 +160,7 @@ def _centre(side: str) -> np.ndarray:
 def _arch(along: np.ndarray, depth: float, spread: float) -> tuple[np.ndarray, np.ndarray]:
     """Points (N, 3) of a dental arch by arc length from the midline, at y = 0, and its outward normals."""
     x = np.linspace(-1.02 * spread, 1.02 * spread, 801)
-    z = depth - 0.048 * np.abs(x) ** 2.0 - 2.2e-5 * x**4
+    z = depth - 0.052 * x**2 - 3e-5 * x**4
     length = np.concatenate([[0], np.hypot(np.diff(x), np.diff(z)).cumsum()])
     length -= length[400]
     tangent = np.stack([np.gradient(x), np.gradient(z)], 1)
