@@ -18,7 +18,7 @@ import numpy as np
 
 from manvatar.errors import UserError
 from manvatar.types import Clip, Frame
-from manvatar.video.pixels import FrameConverter, upright_size
+from manvatar.video.pixels import converter, upright_size
 
 logger = logging.getLogger(__name__)
 
@@ -98,12 +98,12 @@ def frames(
         asked for, and a warning is logged.
     """
     stop = clip.frame_count if stop is None else min(stop, clip.frame_count)
-    converter = FrameConverter(size_px or clip.size_px, accurate=accurate)
+    convert = converter(size_px or clip.size_px, accurate=accurate)
     position = start
     with contextlib.closing(_from(clip, clip.first_frame + start)) as decoded:
         for pts_s, frame in itertools.islice(decoded, max(stop - start, 0)):
             time_s = position / clip.frame_rate_hz if pts_s is None else pts_s
-            yield Frame(position, time_s, converter(frame))
+            yield Frame(position, time_s, convert(frame))
             position += 1
     if position < stop:
         logger.warning("%s is damaged: %d of %d frames decoded", clip.path, position - start, stop - start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from fractions import Fraction
 
 import av
@@ -18,6 +19,7 @@ _MATRIX |= {7: Colorspace.SMPTE240M, 9: Colorspace.BT2020, 10: Colorspace.BT2020
 _HIGH_DYNAMIC_RANGE = (16, 18)  # PQ and HLG
 _WIDE_GAMUT = (9, 11, 12)  # BT.2020, DCI-P3, Display P3
 _FULL_RANGE = 2
+_kept = threading.local()
 
 
 def upright_size(frame: av.VideoFrame) -> tuple[int, int]:
@@ -31,6 +33,17 @@ def frame_aspect(frame: av.VideoFrame) -> Fraction:
     """Width of one pixel over its height; 1 where the file does not say or says nonsense."""
     ratio = getattr(frame, "sample_aspect_ratio", None) or Fraction(1)
     return ratio if Fraction(1, 4) <= ratio <= 4 else Fraction(1)
+
+
+def converter(size_px: tuple[int, int], *, accurate: bool = True) -> FrameConverter:
+    """A :class:`FrameConverter` of this thread; kept, because the first high-dynamic-range picture costs seconds."""
+    kept = _kept.__dict__.setdefault("converters", {})
+    key = (size_px, accurate)
+    if key not in kept:
+        while len(kept) >= 8:
+            kept.pop(next(iter(kept)))
+        kept[key] = FrameConverter(size_px, accurate=accurate)
+    return kept[key]
 
 
 class FrameConverter:

@@ -216,3 +216,28 @@ def test_real_clips(shared_data: Path) -> None:
         (frame,) = frames(clip, 60, 61, size_px=(size_px[0] // 4, size_px[1] // 4), accurate=False)
         assert frame.image.shape == (size_px[1] // 4, size_px[0] // 4, 3)
         assert 20 < float(frame.image.float().mean()) < 235
+
+
+@pytest.mark.parametrize("curve", [16, 18])  # PQ and HLG
+def test_high_dynamic_range_becomes_srgb(tmp_path: Path, curve: int) -> None:
+    """Greys stay grey and in order, and reference white (PQ 58 %, HLG 75 %) is white, or nearly."""
+    ramp = np.zeros((32, 256, 3), np.uint16)
+    ramp[:] = np.linspace(0, 65535, 256)[None, :, None]
+    path = tmp_path / "hdr.mkv"
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 256, 32, "yuv420p10le"
+        context = stream.codec_context
+        context.colorspace, context.color_trc, context.color_primaries, context.color_range = 9, curve, 9, 1
+        frame = av.VideoFrame.from_ndarray(ramp, format="rgb48le")
+        frame = frame.reformat(format="yuv420p10le", dst_colorspace=Colorspace.BT2020, dst_color_range=ColorRange.MPEG)
+        frame.color_trc, frame.color_primaries = curve, 9
+        output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    (got,) = frames(open_clip(path))
+    row = got.image[16].int()
+    assert (row - row[:, :1]).abs().max() <= 2
+    assert (row[:, 0].diff() >= -1).all() and row[0, 0] <= 2
+    white = round(255 * (0.58 if curve == 16 else 0.75))
+    assert row[white, 0] >= 235
+    assert 40 < row[white // 2, 0] < 150
