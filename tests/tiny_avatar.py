@@ -78,6 +78,7 @@ def tiny_dataset(frames: int = 12, held_out: int = 4, size: int = 48) -> Dataset
         cam_from_head=poses,
         expression=expression,
         landmarks_px=landmarks * (size / 48),
+        surface_m=torch.zeros(1, 3),
         bounds=BOX,
         clip_frame=rows * 2,
         train=rows[: frames - held_out],

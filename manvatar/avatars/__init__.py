@@ -1,6 +1,6 @@
 """The avatar and its file, and the mark that everything rendered from it carries."""
 
-from manvatar.avatars.avatar import Avatar, rgba8
+from manvatar.avatars.avatar import Avatar, dataset_renderer, rgba8
 from manvatar.avatars.files import FORMAT_VERSION, SUFFIX, read_header
 from manvatar.avatars.header import fitted_camera, make_header
 from manvatar.avatars.poses import mean_pose, turned
@@ -12,6 +12,7 @@ __all__ = [
     "SUFFIX",
     "SYNTHETIC_TEXT",
     "Avatar",
+    "dataset_renderer",
     "draw_text",
     "draw_visible_mark",
     "file_sha256",

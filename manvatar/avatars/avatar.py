@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -18,7 +18,7 @@ from manvatar.config import from_table
 from manvatar.errors import UserError
 from manvatar.fields import make_field
 from manvatar.rendering import MarchConfig, OccupancyGrid, march_tables, render_image
-from manvatar.types import AvatarHeader, Camera, Rendering
+from manvatar.types import AvatarHeader, Camera, Dataset, Rendering
 
 Device = Literal["auto", "cpu", "cuda"]
 Expression: TypeAlias = "Tensor | np.ndarray | Sequence[float] | Mapping[str, float]"
@@ -182,6 +182,27 @@ class Avatar:
             background=background,
             tables=self._tables,
         )
+
+
+def dataset_renderer(avatar: Avatar, dataset: Dataset) -> Callable[[int], Float[Tensor, "height width 3"]]:
+    """Shows each row of a dataset as the avatar renders it, on white; what ``manvatar.metrics`` scores.
+
+    Raises:
+        UserError: the dataset's expressions are not those of the avatar.
+    """
+    count = dataset.expression.shape[1]
+    if count != len(avatar.expression_names):
+        raise UserError(
+            f"the video was tracked with {count} expression coefficients but the avatar has "
+            f"{len(avatar.expression_names)}; track it with the avatar's face model, {avatar.header.face_model}"
+        )
+    white = torch.ones(3, device=avatar.device)
+
+    def render(row: int) -> Float[Tensor, "height width 3"]:
+        expression, pose = dataset.expression[row], dataset.cam_from_head[row]
+        return avatar.rendering(expression, pose, dataset.camera, background=white).rgb
+
+    return render
 
 
 def rgba8(rendering: Rendering) -> UInt8[Tensor, "height width 4"]:

@@ -4,6 +4,7 @@ from manvatar.metrics.images import LearnedDistance, RegionScore, compare, psnr_
 from manvatar.metrics.nearest import nearest_frame, nearest_frame_renderer
 from manvatar.metrics.pictures import SheetRow, contact_sheet, preview, sheet_rows, write_contact_sheet
 from manvatar.metrics.regions import REGIONS, Region, regions
+from manvatar.metrics.report import Report, write_report
 from manvatar.metrics.scores import RunFacts, ScoredFrame, Scores, score, scores_table, write_scores
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "LearnedDistance",
     "Region",
     "RegionScore",
+    "Report",
     "RunFacts",
     "ScoredFrame",
     "Scores",
@@ -27,5 +29,6 @@ __all__ = [
     "sheet_rows",
     "white_composite",
     "write_contact_sheet",
+    "write_report",
     "write_scores",
 ]
