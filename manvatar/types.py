@@ -221,16 +221,22 @@ class FieldValues:
 
 
 @runtime_checkable
-class Field(Protocol):
-    """Anything that can be volume-rendered."""
+class FieldAtExpressions(Protocol):
+    """A field whose expressions are fixed: one for each frame of a batch."""
 
     def __call__(
         self,
         points_m: Float[Tensor, "samples 3"],
         directions: Float[Tensor, "samples 3"],
-        expression: Float[Tensor, "batch expression"],
         frame: Int[Tensor, "samples"],
     ) -> FieldValues: ...
+
+
+@runtime_checkable
+class Field(Protocol):
+    """Anything that can be volume-rendered. ``at`` does what is done once a frame, its result what is done per sample."""
+
+    def at(self, expression: Float[Tensor, "batch expression"]) -> FieldAtExpressions: ...
 
 
 @dataclass(frozen=True)
@@ -257,6 +263,7 @@ class Dataset:
     cam_from_head: Float[Tensor, "frames 4 4"]
     expression: Float[Tensor, "frames expression"]
     landmarks_px: Float[Tensor, "frames 68 2"]  # projected iBUG-68 points of the track, for mouth and eye crops
+    surface_m: Float[Tensor, "vertices 3"]  # the tracked face at its mean expression, head frame; a first guess of depth
     bounds: Box  # of the head and hair, from the mattes
     clip_frame: Int[Tensor, "frames"]  # which frame of the clip each one is
     train: Int[Tensor, "train"]  # rows to train on; near-duplicates and failed frames left out

@@ -1,9 +1,11 @@
-"""What the mattes alone say about where the head can be."""
+"""What mattes and the tracked face say about where the head can be, before anything is trained."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 from torch import Tensor
 
 from manvatar.geometry import project, transform
@@ -51,3 +53,25 @@ def widened(alphas: Float[Tensor, "frames height width"]) -> Float[Tensor, "fram
     """Mattes dilated by about 1.5 % of their width."""
     radius = max(1, round(alphas.shape[-1] * 0.015))
     return torch.nn.functional.max_pool2d(alphas[:, None], 2 * radius + 1, 1, radius)[:, 0]
+
+
+def depth_behind_surface(
+    points_m: Float[Tensor, "points 3"], surface_m: Float[Tensor, "vertices 3"], bin_m: float = 0.006
+) -> Float[Tensor, "points"]:
+    """How far behind the front of the tracked face points lie, along -z of the head; negative in front of it.
+
+    The front is the largest z of the vertices in each bin of (x, y). Bins without one, where hair is, take that of the
+    nearest bin that has one: hair lies around the outline of the skull.
+    """
+    low, high = points_m[:, :2].amin(0), points_m[:, :2].amax(0)
+    bins = ((high - low) / bin_m).long() + 1
+    columns, rows = int(bins[0]), int(bins[1])
+    cell = ((surface_m[:, :2] - low) / bin_m).floor().long()
+    inside = ((cell >= 0) & (cell < bins)).all(-1)
+    flat = cell[inside, 1] * columns + cell[inside, 0]
+    front = torch.full((rows * columns,), -torch.inf)
+    front = front.scatter_reduce(0, flat, surface_m[inside, 2], "amax").view(rows, columns).numpy()
+    _, (row, column) = distance_transform_edt(front == -np.inf, return_indices=True)
+    smooth = torch.from_numpy(gaussian_filter(front[row, column], 1.0))
+    at = ((points_m[:, :2] - low) / bin_m).floor().long()
+    return smooth[at[:, 1].clamp(0, rows - 1), at[:, 0].clamp(0, columns - 1)] - points_m[:, 2]

@@ -8,6 +8,7 @@ appear, wrinkles) still follows the coefficients; canonical levels have equal vo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from manvatar.fields.grids import node_counts
-from manvatar.ops import sample_grid
+from manvatar.ops import mlp, sample_grid
 from manvatar.types import Box, FieldValues
 
 
@@ -55,37 +56,76 @@ class FastField(nn.Module):
             nn.Parameter(torch.randn(1, *node_counts(box, voxel), features) * 0.05)
             for voxel, features in zip(config.canonical_voxels_m, config.canonical_features, strict=True)
         )
-        inputs = sum(config.canonical_features) + config.ambient_features
-        self.density_hidden = nn.Linear(inputs, config.hidden)
-        self.density_expression = nn.Linear(expression_count, config.hidden, bias=False)
-        self.density_out = nn.Linear(config.hidden, 1)
-        self.color_hidden = nn.Linear(inputs + 3, config.hidden)
-        self.color_expression = nn.Linear(expression_count, config.hidden, bias=False)
-        self.color_out = nn.Linear(config.hidden, 3)
-        for layer in (self.density_expression, self.color_expression):
-            nn.init.zeros_(layer.weight)
+        features = sum(config.canonical_features) + config.ambient_features
+        self.density = TwoLayers(features, expression_count, config.hidden, 1)
+        self.color = TwoLayers(features + 3, expression_count, config.hidden, 3)
+
+    @torch.no_grad()
+    def start_from(self, depth_m: Callable[[Float[Tensor, "points 3"]], Float[Tensor, "points"]]) -> None:
+        """Begin opaque where ``depth_m`` is positive and nearly transparent where it is negative.
+
+        The first channel of the coarsest level holds the depth, and two hidden units of the density network pass it
+        on. It is a start, not a constraint: all of it is trained.
+        """
+        grid = self.canonical[0]
+        axes = [torch.linspace(0, 1, n) for n in grid.shape[1:4]]
+        z, y, x = torch.meshgrid(*axes, indexing="ij")
+        nodes = torch.stack([x, y, z], -1).reshape(-1, 3).to(self.lower_m) * self.extent_m + self.lower_m
+        depth = depth_m(nodes.cpu()).to(grid) / self.config.canonical_voxels_m[0]
+        grid[0, ..., 0] = depth.clamp(-1, 1).view(grid.shape[1:4])
+        self.density.hidden.weight[:2, 0] = torch.tensor([1.0, -1.0])
+        self.density.out.weight[0, :2] = torch.tensor([5.0, -5.0])
 
     def motion_grids(self, expression: Float[Tensor, "batch expression"]) -> Float[Tensor, "batch z y x channels"]:
         """G(e) = M + sum_k e_k B_k, once for each frame of the batch."""
         flat = self.motion_basis.flatten(1)
         return (self.motion_mean.flatten() + expression @ flat).view(len(expression), *self.motion_mean.shape)
 
-    def forward(
-        self,
-        points_m: Float[Tensor, "samples 3"],
-        directions: Float[Tensor, "samples 3"],
-        expression: Float[Tensor, "batch expression"],
-        frame: Int[Tensor, "samples"],
+    def at(self, expression: Float[Tensor, "batch expression"]) -> FastFieldAtExpressions:
+        """The field with its motion grids summed for each frame of a batch."""
+        return FastFieldAtExpressions(self, expression)
+
+
+class FastFieldAtExpressions:
+    """A :class:`manvatar.types.FieldAtExpressions`: motion grids summed, networks assembled.
+
+    ``motion`` (batch, Z, Y, X, 3 + ambient) is what regularisers look at. Both networks run as one with block-diagonal
+    weights, so that the inputs are read once; the expression enters as a bias, once a frame.
+    """
+
+    def __init__(self, field: FastField, expression: Float[Tensor, "batch expression"]) -> None:
+        density, color, scaled = field.density, field.color, expression / 3
+        self.field = field
+        self.motion = field.motion_grids(expression)
+        self.hidden_weight = torch.cat([functional.pad(density.hidden.weight, (0, 3)), color.hidden.weight])
+        self.hidden_bias = torch.cat([density.frame_bias(scaled), color.frame_bias(scaled)], 1)
+        self.out_weight = torch.block_diag(density.out.weight, color.out.weight)
+        self.out_bias = torch.cat([density.out.bias, color.out.bias])
+
+    def __call__(
+        self, points_m: Float[Tensor, "samples 3"], directions: Float[Tensor, "samples 3"], frame: Int[Tensor, "samples"]
     ) -> FieldValues:
-        config = self.config
-        unit = (points_m - self.lower_m) / self.extent_m
-        motion = sample_grid(self.motion_grids(expression), unit, frame)
-        canonical_unit = unit + motion[:, :3] * (config.displacement_scale_m / self.extent_m)
-        features = [sample_grid(grid, canonical_unit) for grid in self.canonical]
-        features = torch.cat([*features, motion[:, 3:]], -1)
-        scaled = expression / 3
-        hidden = functional.leaky_relu(self.density_hidden(features) + self.density_expression(scaled)[frame], 0.01)
-        density = functional.softplus(self.density_out(hidden)[:, 0]) * config.density_scale_per_m
-        inputs = torch.cat([features, directions], -1)
-        hidden = functional.leaky_relu(self.color_hidden(inputs) + self.color_expression(scaled)[frame], 0.01)
-        return FieldValues(density, torch.sigmoid(self.color_out(hidden)))
+        field = self.field
+        unit = (points_m - field.lower_m) / field.extent_m
+        motion = sample_grid(self.motion, unit, frame)
+        canonical_unit = unit + motion[:, :3] * (field.config.displacement_scale_m / field.extent_m)
+        features = [sample_grid(grid, canonical_unit) for grid in field.canonical]
+        inputs = torch.cat([*features, motion[:, 3:], directions], -1)
+        out = mlp(inputs, frame, self.hidden_weight, self.hidden_bias, self.out_weight, self.out_bias)
+        density = functional.softplus(out[:, 0]) * field.config.density_scale_per_m
+        return FieldValues(density, torch.sigmoid(out[:, 1:]))
+
+
+class TwoLayers(nn.Module):
+    """Parameters of one 2-layer MLP whose inputs are features of the sample and the expression of the frame."""
+
+    def __init__(self, inputs: int, expression_count: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(inputs, hidden)
+        self.expression = nn.Linear(expression_count, hidden, bias=False)
+        self.out = nn.Linear(hidden, outputs)
+        nn.init.zeros_(self.expression.weight)
+
+    def frame_bias(self, expression: Float[Tensor, "batch expression"]) -> Float[Tensor, "batch hidden"]:
+        """The hidden layer's bias in each frame: what the expression adds is the same for all samples."""
+        return self.expression(expression) + self.hidden.bias

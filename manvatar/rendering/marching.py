@@ -17,7 +17,7 @@ class MarchConfig:
     """How densely rays are sampled."""
 
     step_m: float = 0.0025
-    empty_below_per_m: float = 5.0  # a cell whose highest density is below this holds no samples
+    empty_below_per_m: float = 4.0  # a cell whose highest density is below this holds no samples
     stop_transmittance: float = 1e-2  # no samples where the light left is surely below this
     margin_cells: int = 1  # cells kept behind the point where the light ran out
 
@@ -27,12 +27,13 @@ class MarchTables:
     """What marching reads, precomputed from an occupancy grid; rebuild after the grid changes."""
 
     occupied: Tensor  # (cells,) bool
-    lowest: Tensor  # (cells,) 1/m, 3x3x3 minimum, so that a ray grazing a cell is not cut off
+    lowest: Tensor  # (cells,) 1/m, what is surely there
 
 
 def march_tables(occupancy: OccupancyGrid, config: MarchConfig) -> MarchTables:
     """Occupied cells and safe opacity bounds of ``occupancy`` as flat tables."""
-    lowest = -torch.nn.functional.max_pool3d(-occupancy.lowest[None, None], 3, 1, 1)[0, 0]
+    # A cell nobody has looked into yet is not known to be opaque.
+    lowest = torch.where(occupancy.lowest.isinf(), 0.0, occupancy.lowest)
     return MarchTables(occupancy.occupied(config.empty_below_per_m).flatten(), lowest.flatten())
 
 

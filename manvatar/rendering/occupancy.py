@@ -35,7 +35,7 @@ class OccupancyGrid(nn.Module):
         self.cells_xyz: tuple[int, int, int] = (int(cells[0]), int(cells[1]), int(cells[2]))
         shape = self.cells_xyz[::-1]
         self.register_buffer("highest", torch.full(shape, torch.inf))
-        self.register_buffer("lowest", torch.zeros(shape))
+        self.register_buffer("lowest", torch.full(shape, torch.inf))
         self.register_buffer("allowed", torch.ones(shape, dtype=torch.bool))
 
     def cell_size_m(self) -> Float[Tensor, "3"]:
@@ -91,10 +91,13 @@ class OccupancyGrid(nn.Module):
         jitter = torch.rand(cells.shape, generator=generator).to(candidates.device)
         points = (cells + jitter) * self.cell_size_m().to(jitter) + self.box.lower_m.to(jitter)
         frame = torch.randint(len(expressions), (len(points),), generator=generator).to(candidates.device)
+        order = frame.argsort(stable=True)  # fields like runs of one frame
+        candidates, points, frame = candidates[order], points[order], frame[order]
         direction = torch.tensor([0.0, 0.0, -1.0], device=points.device).expand(len(points), 3)
+        field_here = field.at(expressions)
         density = torch.cat(
             [
-                field(points[part], direction[part], expressions, frame[part]).density_per_m
+                field_here(points[part], direction[part], frame[part]).density_per_m
                 for part in torch.arange(len(points), device=points.device).split(131072)
             ]
         )
@@ -102,8 +105,8 @@ class OccupancyGrid(nn.Module):
         first = torch.isinf(highest[candidates])
         old_high = torch.where(first, density, highest[candidates] * decay)
         highest[candidates] = torch.maximum(old_high, density)
-        # The minimum may rise slowly again, so that one thin moment does not switch termination off for ever.
-        lowest[candidates] = torch.minimum(lowest[candidates] * 1.05 + 1.0, density)
+        # The minimum may rise again, so that one thin moment does not switch termination off for ever.
+        lowest[candidates] = torch.minimum(lowest[candidates] / decay + 1.0, density)
         self.highest.copy_(highest.view_as(self.highest))
         self.lowest.copy_(lowest.view_as(self.lowest))
 

@@ -10,24 +10,23 @@ from manvatar.ops import composite
 from manvatar.rendering.marching import MarchConfig, MarchTables, march, march_tables
 from manvatar.rendering.occupancy import OccupancyGrid
 from manvatar.rendering.rays import image_rays
-from manvatar.types import Camera, Field, Rays, RaySamples, Rendering
+from manvatar.types import Camera, Field, FieldAtExpressions, Rays, RaySamples, Rendering
 
 
 def render(
-    field: Field,
+    field: FieldAtExpressions,
     rays: Rays,
-    expression: Float[Tensor, "batch expression"],
     samples: RaySamples,
     background: Float[Tensor, "3"] | None = None,
 ) -> Rendering:
     """Render rays from given samples.
 
-    Differentiable in the field's parameters, in ``expression`` and, through the sample positions, in the rays.
+    Differentiable in what the field is made of and, through the sample positions, in the rays.
     Without a ``background`` the colour is premultiplied by opacity.
     """
     origins, directions = rays.origins_m[samples.ray], rays.directions[samples.ray]
     points = origins + directions * samples.distance_m[:, None]
-    values = field(points, directions, expression, rays.frame[samples.ray])
+    values = field(points, directions, rays.frame[samples.ray])
     rgb, opacity, depth_m, _ = composite(
         values.density_per_m, samples.length_m, values.rgb, samples.distance_m, samples.offsets
     )
@@ -57,11 +56,12 @@ def render_image(
     """
     tables = march_tables(occupancy, config) if tables is None else tables
     rays = image_rays(camera, cam_from_head)
+    field_here = field.at(expression[None])
     parts = []
     for chunk in torch.arange(len(rays.origins_m), device=rays.origins_m.device).split(rays_per_chunk):
         part = Rays(rays.origins_m[chunk], rays.directions[chunk], rays.frame[chunk])
         samples = march(part, occupancy, tables, config)
-        parts.append(render(field, part, expression[None], samples, background))
+        parts.append(render(field_here, part, samples, background))
     width, height = camera.size_px
     return Rendering(
         torch.cat([p.rgb for p in parts]).reshape(height, width, 3),

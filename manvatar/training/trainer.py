@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from manvatar.dataset.hull import visual_hull
+from manvatar.dataset.hull import depth_behind_surface, visual_hull
 from manvatar.fields import FastField
-from manvatar.rendering import MarchTables, OccupancyGrid, march, march_tables, render
+from manvatar.rendering import MarchConfig, MarchTables, OccupancyGrid, march, march_tables, render
 from manvatar.training.config import TrainingConfig
 from manvatar.training.losses import charbonnier, total_variation
 from manvatar.training.sampler import RaySampler
@@ -36,8 +36,9 @@ class Trainer:
         self.dataset, self.field, self.config = dataset, field, config
         self.generator = torch.Generator().manual_seed(seed)
         self.occupancy = OccupancyGrid(dataset.bounds, config.occupancy_cell_m)
-        hull = visual_hull(dataset, self.occupancy.cell_centers_m())
-        self.occupancy.allowed.copy_(hull.view_as(self.occupancy.allowed))
+        field.start_from(self._depth_m)
+        allowed = self._depth_m(self.occupancy.cell_centers_m()) > -config.margin_before_surface_m
+        self.occupancy.allowed.copy_(allowed.view_as(self.occupancy.allowed))
         self.sampler = RaySampler(
             dataset,
             config.rays_per_iteration,
@@ -49,6 +50,11 @@ class Trainer:
         self.optimizer = self._make_optimizer()
         self.progress = Progress()
         self._tables: MarchTables | None = None
+
+    def _depth_m(self, points_m: Tensor) -> Tensor:
+        """Depth behind the tracked face inside the visual hull; far in front of it outside the hull."""
+        inside = visual_hull(self.dataset, points_m)
+        return torch.where(inside, depth_behind_surface(points_m, self.dataset.surface_m), -torch.inf)
 
     def run(
         self,
@@ -80,12 +86,13 @@ class Trainer:
         if self.progress.iteration % config.occupancy_every == 0 or self._tables is None:
             self._look_where_it_is_empty()
         batch = self.sampler.next()
-        samples = march(batch.rays, self.occupancy, self._tables, config.march, self.generator)
+        samples = march(batch.rays, self.occupancy, self._tables, self._march_config(), self.generator)
         white = torch.ones(3)
-        rendering = render(self.field, batch.rays, batch.expression, samples, white)
+        field = self.field.at(batch.expression)
+        rendering = render(field, batch.rays, samples, white)
         photometric = charbonnier(rendering.rgb, batch.rgb, config.loss.charbonnier_epsilon)
         loss = photometric + config.loss.opacity * (rendering.opacity - batch.alpha).abs().mean()
-        loss = loss + self._regularizer(batch.expression)
+        loss = loss + self._regularizer(field.motion)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -95,10 +102,17 @@ class Trainer:
         keep = min(0.98, 1 - 1 / self.progress.iteration)
         self.progress.psnr_db = keep * self.progress.psnr_db + (1 - keep) * psnr
 
-    def _regularizer(self, expression: Tensor) -> Tensor:
-        loss = self.config.loss
-        grids = self.field.motion_grids(expression)
-        return loss.displacement * grids[..., :3].abs().mean() + loss.motion_smoothness * total_variation(grids)
+    def _march_config(self) -> MarchConfig:
+        """Long steps first: while the whole visual hull may be occupied, short ones cost much and show nothing more."""
+        config = self.config
+        part = min(1.0, self.progress.iteration / max(1, config.coarse_iterations))
+        step_m = max(config.march.step_m, config.coarse_step_m ** (1 - part) * config.march.step_m**part)
+        return replace(config.march, step_m=step_m)
+
+    def _regularizer(self, motion: Tensor) -> Tensor:
+        """Of one frame of the batch: the grids of all frames are sums of the same bases."""
+        loss, one = self.config.loss, motion[:1]
+        return loss.displacement * one[..., :3].abs().mean() + loss.motion_smoothness * total_variation(one)
 
     def _look_where_it_is_empty(self) -> None:
         rows = self.dataset.train[torch.randint(len(self.dataset.train), (8,), generator=self.generator)]
