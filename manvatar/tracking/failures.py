@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,6 +18,7 @@ OUTLIER_SHARE = 0.25  # of the points with a Huber weight below OUTLIER_WEIGHT
 OUTLIER_WEIGHT = 0.3
 TURN_DEG = 8.0  # second difference of the rotation, at 25 frames/s
 DISTANCE_JUMP = 0.10
+BRIDGED_FRAMES = 5  # a gap of so many frames is still part of one motion
 EXPRESSION_FACTOR = 4.0  # |b| over sqrt(E)
 
 
@@ -27,8 +29,8 @@ def residual_fraction(problem: Problem, state: State) -> Float[Tensor, "f"]:
     return ((weight * squared).sum(1) / weight.sum(1).clamp_min(1e-12)).sqrt() / problem.unit_px
 
 
-def failed(problem: Problem, state: State, frame_rate_hz: float) -> Bool[Tensor, "f"]:
-    """Frames that fit badly, or whose pose cannot be a head's."""
+def misfits(problem: Problem, state: State) -> Bool[Tensor, "f"]:
+    """Frames whose landmarks, or the face they make, cannot be right by themselves."""
     fraction = residual_fraction(problem, state)
     bad = fraction > max(RESIDUAL_FACTOR * float(fraction.median()), RESIDUAL_FLOOR)
     length = (residuals_px(problem, state) * row_scale(problem)[0][..., None]).norm(dim=-1)
@@ -36,8 +38,12 @@ def failed(problem: Problem, state: State, frame_rate_hz: float) -> Bool[Tensor,
     outlier = (length > problem.huber / OUTLIER_WEIGHT) & seen
     bad |= outlier.sum(1) > OUTLIER_SHARE * seen.sum(1)
     bad |= state.expression.norm(dim=1) > EXPRESSION_FACTOR * math.sqrt(state.expression.shape[1])
-    bad |= _looks_away(state)
-    return bad | _jumps(problem, state, frame_rate_hz)
+    return bad | _looks_away(state)
+
+
+def failed(problem: Problem, state: State, frame_rate_hz: float) -> Bool[Tensor, "f"]:
+    """Frames that fit badly, or whose pose no head takes for one frame only."""
+    return misfits(problem, state) | _jumps(problem, state, frame_rate_hz)
 
 
 def _looks_away(state: State) -> Bool[Tensor, "f"]:
@@ -57,8 +63,28 @@ def _jumps(problem: Problem, state: State, frame_rate_hz: float) -> Bool[Tensor,
     jump = (2 * distance[1:-1] / (distance[2:] + distance[:-2]) - 1).abs()
     together = problem.frame[2:] - problem.frame[:-2] == 2
     limit = math.radians(TURN_DEG) * max(25 / frame_rate_hz, 1.0) ** 2
-    result[1:-1] = together & ((turn > limit) | (jump > DISTANCE_JUMP))
+    excess = torch.where(together, torch.maximum(turn / limit, jump / DISTANCE_JUMP), torch.zeros_like(turn))
+    # The frame itself, not the two beside it whose second differences it spoils.
+    beside = torch.nn.functional.pad(excess, (1, 1))
+    result[1:-1] = (excess > 1) & (excess >= beside[:-2]) & (excess >= beside[2:])
     return result
+
+
+def bridged(problem: Problem, state: State) -> tuple[Problem, State, Tensor]:
+    """Problem and state with the short gaps filled by frames that have seen nothing, and the rows that were there.
+
+    A motion prior over them carries the motion across; longer gaps stay open, and the sides know nothing of each other.
+    """
+    steps = problem.frame[1:] - problem.frame[:-1]
+    gaps = torch.nonzero((steps > 1) & (steps <= BRIDGED_FRAMES + 1))[:, 0].tolist()
+    filled = [torch.arange(int(problem.frame[g]) + 1, int(problem.frame[g + 1])) for g in gaps]
+    frame, order = torch.cat([problem.frame, *filled]).sort()
+    known = torch.nonzero(order < len(problem.frame))[:, 0]
+    source = (torch.searchsorted(problem.frame, frame, right=True) - 1).clamp_min(0)
+    weight = torch.zeros(len(frame), problem.weight.shape[1], dtype=problem.weight.dtype)
+    weight[known] = problem.weight
+    whole = replace(problem.select(source), weight=weight, frame=frame)
+    return whole, interpolated(state, problem.frame, frame), known
 
 
 def interpolated(state: State, known: Tensor, wanted: Tensor) -> State:

@@ -14,7 +14,7 @@ from manvatar.errors import UserError
 from manvatar.geometry import rigid
 from manvatar.landmarks import as_ibug68
 from manvatar.tracking.config import TrackerConfig
-from manvatar.tracking.failures import failed, interpolated
+from manvatar.tracking.failures import bridged, failed, interpolated, misfits
 from manvatar.tracking.initialisation import weak_perspective
 from manvatar.tracking.offsets import all_offsets
 from manvatar.tracking.optimise import Outcome, Terms, minimise
@@ -25,6 +25,7 @@ from manvatar.types import Camera, FaceModel, Landmarks, Track
 
 Progress = Callable[[float, str], None]
 _MIN_POINTS = 6  # with fewer visible points a frame has no pose of its own
+_SQUARES = 1e9  # a Huber threshold nothing reaches
 
 
 def track(
@@ -74,7 +75,9 @@ def track(
         state = fit.frames(state)
         if number + 1 < config.rounds:
             fit = fit.with_measured_deviations(state)
-    state = fit.motion(fit.repair(fit.motion(state)))
+    state = fit.repair(state)
+    fit, state = fit.without(misfits(fit.problem, state), state)
+    state = fit.motion(state)
     progress(0.95, "offsets and failures")
     result = _assemble(fit, state, landmarks, face_model, size_px, source)
     progress(1.0, "done")
@@ -191,12 +194,16 @@ class _Fit:
 
     def motion(self, state: State) -> State:
         """Pose and expression of all frames together under the motion prior, shape fixed."""
-        prior = motion_prior(self.problem.frame, self.expression_names, self.frame_rate_hz, self.config)
-        return self._minimise(Terms(self.problem, motion=prior), state).state
+        problem, state, known = bridged(self.problem, state)
+        prior = motion_prior(problem.frame, self.expression_names, self.frame_rate_hz, self.config)
+        # From frames fitted one by one every second difference is an outlier; squares bring them in first.
+        squares = replace(prior, huber=_SQUARES)
+        state = self._minimise(Terms(problem, motion=squares), state, 4).state
+        return self._minimise(Terms(problem, motion=prior), state).state.select(known)
 
     def repair(self, state: State) -> State:
         """Fit failed frames again from their neighbours' pose, and keep what lowers the landmark energy."""
-        bad = failed(self.problem, state, self.frame_rate_hz)
+        bad = misfits(self.problem, state)
         if not bad.any() or bad.all():
             return state
         rows, good = torch.nonzero(bad)[:, 0], torch.nonzero(~bad)[:, 0]
@@ -205,6 +212,17 @@ class _Fit:
         again = self._minimise(Terms(problem), guess).state
         better = energy(problem, again) < energy(problem, before)
         return state.put(rows[better], again.select(torch.nonzero(better)[:, 0]))
+
+    def without(self, bad: Bool[Tensor, "f"], state: State) -> tuple[_Fit, State]:
+        """The fit and state of the other frames.
+
+        Raises:
+            UserError: there are no others.
+        """
+        good = torch.nonzero(~bad)[:, 0]
+        if len(good) == 0:
+            raise UserError("the face could not be tracked in any frame; use a video with a clearly visible face")
+        return replace(self, problem=self.problem.select(good)), state.select(good)
 
     def with_measured_deviations(self, state: State) -> _Fit:
         """The same fit with each landmark's deviation measured on its residuals (median, so outliers do not count)."""
@@ -220,15 +238,12 @@ def _assemble(
     fit: _Fit, state: State, landmarks: Landmarks, face_model: FaceModel, size_px: tuple[int, int], source: str
 ) -> Track:
     """The track of all frames of the clip, gaps filled."""
+    fit, state = fit.without(failed(fit.problem, state, fit.frame_rate_hz), state)
     problem = fit.problem
-    good = ~failed(problem, state, fit.frame_rate_hz)
-    if not good.any():
-        raise UserError("the face could not be tracked in any frame; use a video with a clearly visible face")
-    kept = torch.nonzero(good)[:, 0]
     everything = torch.arange(len(landmarks.points_px))
-    full = interpolated(state.select(kept), problem.frame[kept], everything)
+    full = interpolated(state, problem.frame, everything)
     valid: Bool[Tensor, "frames"] = torch.zeros(len(everything), dtype=torch.bool)
-    valid[problem.frame[kept]] = True
+    valid[problem.frame] = True
     identity, offsets = fit.shape_prior(len(problem.frame)).split(state.shape_m)
     residual = torch.full((len(everything),), math.nan, dtype=torch.float64)
     length = residuals_px(problem, state).norm(dim=-1)
@@ -239,9 +254,9 @@ def _assemble(
     free = all_offsets(
         landmarks,
         face_model,
-        state.select(kept),
-        problem.frame[kept],
-        problem.unit_px[kept],
+        state,
+        problem.frame,
+        problem.unit_px,
         identity,
         centre,
         fit.config,
