@@ -2,69 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from manvatar.cli import Output, Positional, run
-from manvatar.errors import UserError
 from manvatar.face_models import load
-from manvatar.landmarks import Detection, detect_clip
-from manvatar.tracking import TrackerConfig, save_track
-from manvatar.tracking import track as fit_track
-from manvatar.types import Clip, FaceModel, Track
+from manvatar.progress import advancing, frames_bar
+from manvatar.tracking import save_track, track_clip
+from manvatar.types import Track
 from manvatar.video import open_clip
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrackedVideo:
-    """A track, and what was detected to make it."""
-
-    track: Track
-    detection: Detection
-
-
-def track_video(
-    clip: Clip,
-    face_model: FaceModel,
-    *,
-    landmarks: str | Path = "auto",
-    focal_px: float | None = None,
-    config: TrackerConfig | None = None,
-    show_progress: bool = True,
-) -> TrackedVideo:
-    """Detect landmarks in a clip and fit the face model to them.
-
-    Args:
-        clip: from ``manvatar.video.open_clip``.
-        face_model: from ``manvatar.face_models.load``.
-        landmarks: ``auto``, ``mediapipe``, ``face-alignment``, or a file of landmarks.
-        focal_px: the camera's focal length in pixels of the clip, where it is known.
-        show_progress: progress bars on standard error.
-
-    Raises:
-        UserError: no face in the clip, the face could not be tracked, or what the backend needs is missing.
-    """
-    if focal_px is not None and not 0 < focal_px < float("inf"):
-        raise UserError(f"a focal length of {focal_px} px is not possible; give a positive number of pixels")
-    with _bar("landmarks", clip.frame_count, show_progress) as bar:
-        detection = detect_clip(clip, landmarks, progress=_advance(bar))
-    with tqdm(total=100, desc="tracking", unit="%", disable=not show_progress) as bar:
-        track = fit_track(
-            detection.landmarks,
-            face_model,
-            clip.size_px,
-            clip.frame_rate_hz,
-            focal_px=focal_px,
-            config=config,
-            progress=lambda share, _: bar.update(round(100 * share) - bar.n),
-        )
-    return TrackedVideo(track, detection)
 
 
 def summary(track: Track) -> str:
@@ -99,26 +44,15 @@ def track(
     """
     clip = open_clip(video, start, end)
     model = load(face_model)
-    result = track_video(clip, model, landmarks=landmarks, focal_px=focal_px)
+    result = track_clip(clip, model, landmarks=landmarks, focal_px=focal_px)
     save_track(result.track, out)
     print(f"{out}: {summary(result.track)}")
     if overlay is not None:
         from manvatar.tracking.overlay import write_overlay
 
-        with _bar("overlay", clip.frame_count, True) as bar:
-            write_overlay(overlay, clip, result.track, result.detection.landmarks, model, _advance(bar))
+        with frames_bar("overlay", clip.frame_count) as bar:
+            write_overlay(overlay, clip, result.track, result.detection.landmarks, model, advancing(bar))
         print(f"{overlay}: mesh blue, detected landmarks green, fitted ones red")
-
-
-def _bar(what: str, frames: int, shown: bool) -> tqdm:
-    return tqdm(total=frames, desc=what, unit="frame", disable=not shown)
-
-
-def _advance(bar: tqdm) -> Callable[[int, int], None]:
-    def advance(done: int, _total: int) -> None:
-        bar.update(done - bar.n)
-
-    return advance
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
+from typing import Any
 
 from manvatar.files import make_folder
 from manvatar.metrics.images import LearnedDistance
 from manvatar.metrics.nearest import nearest_frame_renderer
 from manvatar.metrics.pictures import preview, write_contact_sheet
-from manvatar.metrics.scores import Renderer, RunFacts, Scores, score, write_scores
+from manvatar.metrics.scores import Renderer, RunFacts, Scores, score, scores_table, write_scores
 from manvatar.types import Dataset
 
 
@@ -21,6 +22,10 @@ class Report:
     scores: Scores
     nearest: Scores | None  # of the rival; None where there are no training frames to show
     facts: RunFacts
+
+    def table(self) -> dict[str, Any]:
+        """What stands in ``scores.json``."""
+        return scores_table(self.scores, self.nearest, self.facts)
 
     def summary(self) -> str:
         """One line for people."""

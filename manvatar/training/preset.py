@@ -14,6 +14,7 @@ class Preset:
     """The settings of one way to make an avatar. ``configs/<name>.toml`` holds what differs from the defaults."""
 
     name: str = "fast"
+    field_name: str = "fast"  # as in manvatar.fields.FIELDS
     field: FastFieldConfig = field(default_factory=FastFieldConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 

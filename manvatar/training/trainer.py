@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from manvatar.dataset.hull import depth_behind_surface, visual_hull
+from manvatar.dataset import depth_behind_surface, visual_hull
 from manvatar.fields import FastField
 from manvatar.rendering import MarchConfig, MarchTables, OccupancyGrid, march, march_tables, render
 from manvatar.training.config import TrainingConfig

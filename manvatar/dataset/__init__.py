@@ -1,0 +1,7 @@
+"""Datasets: crops, mattes, poses and expressions of one clip, split into training and held-out frames."""
+
+from manvatar.dataset.build import DatasetConfig, build_dataset
+from manvatar.dataset.hull import depth_behind_surface, visual_hull
+from manvatar.dataset.store import load_dataset
+
+__all__ = ["DatasetConfig", "build_dataset", "depth_behind_surface", "load_dataset", "visual_hull"]

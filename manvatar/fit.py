@@ -1,0 +1,55 @@
+"""``python -m manvatar.fit``: make an avatar from a video."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from manvatar.cli import Output, Positional, run
+from manvatar.reconstruction import Reconstructor
+
+
+def fit(
+    video: Positional[Path],
+    out: Output,
+    preset: str = "fast",
+    face_model: str = "builtin",
+    landmarks: str = "auto",
+    holdout: float = 0.1,
+    start: float = 0.0,
+    end: float | None = None,
+    size: int = 256,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    seed: int = 0,
+    max_seconds: float | None = None,
+    resume: bool = False,
+) -> None:
+    """Make an avatar from a video: track, train, score on held-out frames, show.
+
+    Args:
+        video: a portrait video; one person's face should be visible in most of it.
+        out: folder for avatar.mav, scores.json, preview.mp4, contact.png, novel.mp4 and track.safetensors.
+        preset: fast, or a TOML file of settings.
+        face_model: builtin, or the file or folder of a face model.
+        landmarks: auto, face-alignment, or a file of landmarks.
+        holdout: last part of the video that is only scored: below 1 a fraction, otherwise a number of frames.
+        start: where in the video to begin, seconds.
+        end: where to stop, seconds; default: its end.
+        size: side of the square training images in pixels.
+        device: where to train.
+        seed: of all random numbers.
+        max_seconds: end training after so many seconds.
+        resume: go on with an interrupted run of the same settings in the same folder.
+    """
+    reconstructor = Reconstructor(preset, face_model, landmarks, holdout, size, device, seed)
+    result = reconstructor.run(video, out, start, end, max_seconds, resume)
+    print(f"{out / 'avatar.mav'}: {result.report.summary() if result.report else 'nothing held out to score'}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    return run(fit, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

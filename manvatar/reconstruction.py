@@ -1,0 +1,267 @@
+"""The whole way from a video to an avatar."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from manvatar.avatars import Avatar, dataset_renderer, make_header, provenance
+from manvatar.dataset import DatasetConfig, build_dataset, load_dataset
+from manvatar.driving import write_novel
+from manvatar.errors import UserError
+from manvatar.face_models import load
+from manvatar.fields import make_field
+from manvatar.files import make_folder
+from manvatar.metrics import Report, RunFacts, write_report
+from manvatar.progress import advancing, frames_bar
+from manvatar.tracking import load_track, save_track, track_clip
+from manvatar.training import LivePreview, Preset, Trainer, load_preset, restore_checkpoint, save_checkpoint
+from manvatar.types import Clip, Dataset, FaceModel
+from manvatar.video import open_clip
+
+logger = logging.getLogger(__name__)
+
+_CHECKPOINT_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a reconstruction made."""
+
+    avatar: Avatar
+    report: Report | None  # None when nothing was held out
+
+
+class Reconstructor:
+    """Makes an avatar from a portrait video.
+
+    >>> avatar = Reconstructor(preset="fast").fit("video.mp4")
+    >>> avatar.save("avatar.mav")
+
+    Args:
+        preset: ``fast``, or the path of a TOML file.
+        face_model: ``builtin``, or the file or folder of a face model.
+        landmarks: ``auto``, ``face-alignment``, or a file of landmarks.
+        holdout: last part of the video that is never trained on: below 1 a fraction, otherwise a number of frames.
+        size_px: side of the square training images, a multiple of 8, 64 to 1024.
+        device: ``auto`` or ``cpu``. Training on ``cuda`` is not there yet.
+        seed: of all random numbers; the same seed on the same machine gives the same avatar.
+
+    Raises:
+        UserError: an argument cannot be used.
+    """
+
+    def __init__(
+        self,
+        preset: str = "fast",
+        face_model: str | Path = "builtin",
+        landmarks: str | Path = "auto",
+        holdout: float = 0.1,
+        size_px: int = 256,
+        device: str = "auto",
+        seed: int = 0,
+    ) -> None:
+        if size_px % 8 or not 64 <= size_px <= 1024:
+            raise UserError(f"--size {size_px} is not possible; give a multiple of 8 from 64 to 1024")
+        if device not in ("auto", "cpu"):
+            raise UserError(f"--device {device} is not possible yet; training runs on the cpu")
+        self.preset: Preset = load_preset(preset)
+        self.face_model, self.landmarks = face_model, landmarks
+        self.dataset_config = DatasetConfig(size_px, holdout)
+        self.device, self.seed = "cpu", seed
+
+    def fit(
+        self,
+        video: str | Path,
+        out: str | Path | None = None,
+        *,
+        start_s: float = 0.0,
+        end_s: float | None = None,
+        max_seconds: float | None = None,
+        resume: bool = False,
+        show_progress: bool = True,
+    ) -> Avatar:
+        """Track, train and, with ``out``, score and show; returns the avatar.
+
+        Args:
+            video: any file FFmpeg reads, one person's face in most of it.
+            out: folder for ``avatar.mav``, ``scores.json``, ``preview.mp4``, ``contact.png``, ``novel.mp4``,
+                ``track.safetensors``; None keeps nothing. What an interrupted run needs to go on lies in ``out/work``
+                and is deleted at the end.
+            start_s, end_s: the part of the video to use.
+            max_seconds: training ends after so many seconds, with its rates lowered in time; None = the preset's
+                iterations.
+            resume: go on with an interrupted run of the same settings in ``out``; starts afresh where there is none.
+            show_progress: progress bars on standard error.
+
+        Raises:
+            UserError: the video, the face model or the folder cannot be used; the message says why.
+        """
+        if out is None:
+            import tempfile
+
+            with tempfile.TemporaryDirectory(prefix="manvatar-") as folder:
+                return self.run(
+                    video, Path(folder), start_s, end_s, max_seconds, False, show_progress, report=False
+                ).avatar
+        return self.run(video, Path(out), start_s, end_s, max_seconds, resume, show_progress).avatar
+
+    def run(
+        self,
+        video: str | Path,
+        out: Path,
+        start_s: float = 0.0,
+        end_s: float | None = None,
+        max_seconds: float | None = None,
+        resume: bool = False,
+        show_progress: bool = True,
+        report: bool = True,
+    ) -> Result:
+        """:meth:`fit`, with the scores too."""
+        begin = time.perf_counter()
+        if max_seconds is not None and not 0 < max_seconds < math.inf:
+            raise UserError(f"--max-seconds {max_seconds:g} is not possible; give a positive number of seconds")
+        clip = open_clip(video, start_s, end_s)
+        model = load(self.face_model)
+        work = make_folder(make_folder(out) / "work")
+        run_id = self._run_id(clip)
+        dataset, track_s = self._dataset(clip, model, out, work, run_id, resume, show_progress)
+        trainer = self._train(dataset, work, run_id, max_seconds, resume, show_progress)
+        avatar = self._avatar(trainer, dataset, clip, model, Path(video))
+        result = Result(avatar, None)
+        if report:
+            facts = RunFacts(
+                track_s=track_s,
+                train_s=trainer.progress.seconds,
+                peak_memory_bytes=_peak_memory_bytes(),
+                device=self.device,
+                seed=self.seed,
+                preset=self.preset.name,
+                iterations=trainer.progress.iteration,
+            )
+            result = _show(avatar, dataset, out, facts, begin, show_progress)
+        shutil.rmtree(work)
+        return result
+
+    def _dataset(
+        self, clip: Clip, model: FaceModel, out: Path, work: Path, run_id: str, resume: bool, show_progress: bool
+    ) -> tuple[Dataset, float]:
+        """The dataset, from an interrupted run where there is one, and the seconds that making it took."""
+        start = time.perf_counter()
+        dataset = load_dataset(work, run_id) if resume else None
+        if dataset is not None:
+            load_track(out / "track.safetensors")  # says so if it has been damaged meanwhile
+            return dataset, time.perf_counter() - start
+        for leftover in work.iterdir():
+            leftover.unlink()
+        tracked = track_clip(clip, model, landmarks=self.landmarks, show_progress=show_progress)
+        for note in tracked.detection.notes:
+            logger.warning("%s", note)
+        save_track(tracked.track, out / "track.safetensors")
+        with frames_bar("mattes", clip.frame_count, show_progress) as bar:
+            dataset = build_dataset(
+                clip,
+                tracked.track,
+                model,
+                tracked.detection.duplicate,
+                work,
+                self.dataset_config,
+                run_id,
+                progress=advancing(bar),
+            )
+        return dataset, time.perf_counter() - start
+
+    def _train(
+        self, dataset: Dataset, work: Path, run_id: str, max_seconds: float | None, resume: bool, show_progress: bool
+    ) -> Trainer:
+        torch.manual_seed(self.seed)
+        config = dataclasses.asdict(self.preset.field)
+        field = make_field(self.preset.field_name, config, dataset.bounds, dataset.expression.shape[1])
+        trainer = Trainer(dataset, field, self.preset.training, self.seed)
+        checkpoint = work / "checkpoint.safetensors"
+        if resume and checkpoint.is_file():
+            restore_checkpoint(trainer, checkpoint, run_id)
+        preview = LivePreview(dataset, work.parent / "training.png")
+        trainer.run(max_seconds or math.inf, _saving(checkpoint, run_id, preview), show_progress)
+        return trainer
+
+    def _avatar(self, trainer: Trainer, dataset: Dataset, clip: Clip, model: FaceModel, video: Path) -> Avatar:
+        header = make_header(
+            dataset,
+            preset=self.preset.name,
+            field_name=self.preset.field_name,
+            field_config=self.preset.field,
+            march=self.preset.training.march,
+            occupancy_cell_m=self.preset.training.occupancy_cell_m,
+            face_model=model.id,
+            expression_names=model.expression_names,
+            clip_first_frame=clip.first_frame,
+            training={
+                "iterations": trainer.progress.iteration,
+                "seconds": round(trainer.progress.seconds, 1),
+                "seed": self.seed,
+                "device": self.device,
+            },
+            provenance=provenance(video),
+        )
+        return Avatar(header, trainer.field, trainer.occupancy)
+
+    def _run_id(self, clip: Clip) -> str:
+        """A fingerprint of everything that must be the same for an interrupted run to go on."""
+        stat = clip.path.stat()
+        facts = {
+            "video": [clip.path.name, stat.st_size, stat.st_mtime_ns, clip.first_frame, clip.frame_count],
+            "face_model": str(self.face_model),
+            "landmarks": str(self.landmarks),
+            "preset": dataclasses.asdict(self.preset),
+            "dataset": dataclasses.asdict(self.dataset_config),
+            "seed": self.seed,
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _show(avatar: Avatar, dataset: Dataset, out: Path, facts: RunFacts, begin: float, show_progress: bool) -> Result:
+    """Score, write everything people look at, and the avatar itself with its scores inside."""
+    avatar.save(out / "avatar.mav")  # first, so that nothing below can lose it
+    if len(dataset.held_out) == 0:
+        write_novel(out / "novel.mp4", avatar, progress="novel views" if show_progress else None)
+        return Result(avatar, None)
+    facts = dataclasses.replace(facts, total_s=time.perf_counter() - begin)
+    report = write_report(out, dataset, dataset_renderer(avatar, dataset), facts, show_progress=show_progress)
+    scored = avatar.with_scores(report.table())
+    scored.save(out / "avatar.mav")
+    write_novel(out / "novel.mp4", scored, progress="novel views" if show_progress else None)
+    return Result(scored, report)
+
+
+def _saving(checkpoint: Path, run_id: str, preview: Callable[[Trainer], None]) -> Callable[[Trainer], None]:
+    """What happens between iterations: now and then a checkpoint, and a picture to look at."""
+    last = time.perf_counter()
+
+    def after_iteration(trainer: Trainer) -> None:
+        nonlocal last
+        if time.perf_counter() - last < _CHECKPOINT_SECONDS:
+            return
+        save_checkpoint(trainer, checkpoint, run_id)
+        preview(trainer)
+        last = time.perf_counter()
+
+    return after_iteration
+
+
+def _peak_memory_bytes() -> int:
+    """The most this process had in memory at once."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
