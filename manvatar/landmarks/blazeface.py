@@ -133,7 +133,7 @@ def intersection_over_union(a: tuple[float, ...], b: tuple[float, ...]) -> float
 
 def _whole(image: Tensor) -> Region:
     height, width = image.shape[:2]
-    return Region(width / 2, height / 2, max(height, width))
+    return Region(width / 2, height / 2, float(max(height, width)))
 
 
 def _tiles(image: Tensor, parts: int) -> list[Region]:

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 BACKENDS = ("auto", "mediapipe", "face-alignment")
 Progress = Callable[[int, int], None]  # (frames done, frames in all)
 
-_WORKING_PX = 1280  # longer side of the images that are looked at, unless the face is small in them
+_WORKING_PX = 1280.0  # longer side of the images that are looked at, unless the face is small in them
 _FACE_PX = 200  # a face is looked at no smaller than this where the clip has the detail
 _REWIND_BYTES = 192 << 20  # decoded frames kept while going backward
 
@@ -68,7 +68,7 @@ def detect_clip(
     if str(backend) not in BACKENDS:
         landmarks = load_landmarks(backend, clip.frame_count)
         finder = DuplicateFinder()
-        for frame in _reported(frames(clip, size_px=_scaled(clip, 640), accurate=False), clip, progress):
+        for frame in _reported(frames(clip, size_px=_scaled(clip, 640.0), accurate=False), clip, progress):
             finder.add(frame.image)
         return Detection(landmarks, _padded(finder, clip), _coverage_notes(landmarks))
     detector = make_detector(str(backend), weights)

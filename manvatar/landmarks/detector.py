@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -31,6 +31,7 @@ class Observation:
         return max(self.box[2] - self.box[0], self.box[3] - self.box[1])
 
 
+@runtime_checkable
 class LandmarkDetector(Protocol):
     """Finds faces anywhere in an image, and the same face again in a neighbouring image of the clip.
 

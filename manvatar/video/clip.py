@@ -56,11 +56,11 @@ def open_clip(path: str | Path, start_s: float = 0.0, end_s: float | None = None
         UserError: no such file, not a video, nothing in it can be decoded, or nothing lies between the two times.
     """
     source = Path(path)
-    with _opened(source) as (container, stream):
-        first = next(_decoded(container, stream), None)
-        if first is None:
-            raise UserError(f"no frame of {source} can be decoded; convert it to H.264 with ffmpeg and try again")
-        size_px = upright_size(first)
+    with contextlib.closing(_decoded(source)) as decoded:
+        _, first = next(decoded, (0.0, None))
+    if first is None:
+        raise UserError(f"no frame of {source} can be decoded; convert it to H.264 with ffmpeg and try again")
+    size_px = upright_size(first)
     index = _index(source)
     count = _decodable(source, index)
     seconds = index.times_s(count)
@@ -114,28 +114,26 @@ def _from(clip: Clip, first: int) -> Iterator[tuple[float | None, av.VideoFrame]
     index = _index(clip.path) if first > 0 else None
     if index is not None and len(index.pts) > first:
         origin, target = int(index.pts[clip.first_frame]), int(index.pts[first])
-        with _opened(clip.path) as (container, stream):
-            container.seek(target, stream=stream, backward=True, any_frame=False)
-            decoded = _decoded(container, stream)
-            head = next(decoded, None)
+        with contextlib.closing(_decoded(clip.path, target)) as decoded:
+            tick, head = next(decoded, (0.0, None))
             # A seek may land after its target (broken or missing seek tables): then decode from the start instead.
             if head is not None and head.pts is not None and head.pts <= target:
-                for frame in itertools.chain([head], decoded):
+                for _, frame in itertools.chain([(tick, head)], decoded):
                     if frame.pts is not None and frame.pts >= target:
-                        yield (frame.pts - origin) * index.seconds_per_tick, frame
+                        yield (frame.pts - origin) * tick, frame
                 return
     origin = None
-    with _opened(clip.path) as (container, stream):
-        for position, frame in enumerate(_decoded(container, stream)):
+    with contextlib.closing(_decoded(clip.path)) as decoded:
+        for position, (tick, frame) in enumerate(decoded):
             if position == clip.first_frame:
                 origin = frame.pts
             if position >= first:
                 known = origin is not None and frame.pts is not None
-                yield (frame.pts - origin) * float(stream.time_base) if known else None, frame
+                yield (frame.pts - origin) * tick if known else None, frame
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+def _opened(path: Path, threads: str = "NONE") -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     advice = "give a video file that ffmpeg can read"
     if path.is_dir():
         raise UserError(f"{path} is a folder, not a video; {advice}")
@@ -156,12 +154,34 @@ def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoS
         stream = max(streams, key=lambda one: (one.width or 0) * (one.height or 0))
         if stream.codec_context is None:
             raise UserError(f"{path} uses an unknown video codec; convert it to H.264 with ffmpeg and try again")
-        stream.thread_type = "AUTO"
+        stream.thread_type = threads
         yield container, stream
 
 
-def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """Frames that decode without damage, in presentation order; damaged packets are passed over."""
+def _decoded(path: Path, from_pts: int | None = None) -> Iterator[tuple[float, av.VideoFrame]]:
+    """Frames that decode without damage, in presentation order, each with the seconds of one tick of its time stamp.
+
+    Decoding starts at the key frame before ``from_pts``. Damaged packets are passed over. With several threads the
+    decoder also loses sound frames around them, so at the first damage it starts over with one.
+    """
+    delivered = 0
+    for threads in ("AUTO", "NONE"):
+        with _opened(path, threads) as (container, stream):
+            if from_pts is not None:
+                container.seek(from_pts, stream=stream, backward=True, any_frame=False)
+            tick = float(stream.time_base)
+            try:
+                for frame in itertools.islice(_attempt(container, stream, threads == "NONE"), delivered, None):
+                    yield tick, frame
+                    delivered += 1
+                return
+            except av.FFmpegError:
+                continue
+
+
+def _attempt(
+    container: av.container.InputContainer, stream: av.VideoStream, pass_over_damage: bool
+) -> Iterator[av.VideoFrame]:
     packets = container.demux(stream)
     while True:
         try:
@@ -173,7 +193,8 @@ def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> 
                 if not frame.is_corrupt:
                     yield frame
         except av.FFmpegError:
-            pass
+            if not pass_over_damage:
+                raise
         if packet is None or packet.size == 0:
             return
 
@@ -204,16 +225,13 @@ def _decodable(path: Path, index: _Index) -> int:
     count = len(index.pts)
     if count and index.complete:
         return count
-    with _opened(path) as (container, stream):
-        if count and index.key.any():
-            # Containers without a count of frames (Matroska, MPEG-TS): damage sits at the end, so try only that.
-            last_key = int(np.flatnonzero(index.key)[-1])
-            container.seek(int(index.pts[last_key]), stream=stream)
-            tail = [frame.pts for frame in _decoded(container, stream)]
-            if len(tail) >= count - last_key and tail == index.pts[count - len(tail) :].tolist():
-                return count
-    with _opened(path) as (container, stream):
-        found = sum(1 for _ in _decoded(container, stream))
+    if count and index.key.any():
+        # Containers without a count of frames (Matroska, MPEG-TS): damage sits at the end, so try only that.
+        last_key = int(np.flatnonzero(index.key)[-1])
+        tail = [frame.pts for _, frame in _decoded(path, int(index.pts[last_key]))]
+        if len(tail) >= count - last_key and tail == index.pts[count - len(tail) :].tolist():
+            return count
+    found = sum(1 for _ in _decoded(path))
     if count and found < count:
         logger.warning("%s is damaged: %d of %d frames can be decoded; the rest is left out", path, found, count)
     return found

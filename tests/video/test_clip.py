@@ -218,7 +218,7 @@ def test_real_clips(shared_data: Path) -> None:
         assert 20 < float(frame.image.float().mean()) < 235
 
 
-@pytest.mark.parametrize("curve", [16, 18])  # PQ and HLG
+@pytest.mark.parametrize("curve", [pytest.param(16, marks=pytest.mark.slow), 18])  # PQ and HLG
 def test_high_dynamic_range_becomes_srgb(tmp_path: Path, curve: int) -> None:
     """Greys stay grey and in order, and reference white (PQ 58 %, HLG 75 %) is white, or nearly."""
     ramp = np.zeros((32, 256, 3), np.uint16)
