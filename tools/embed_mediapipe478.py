@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +29,15 @@ from manvatar.synthesis.rasterize import rasterize
 SIZE, FOCAL = 640, 1500.0
 VIEWS = [(yaw, pitch) for yaw in (-38, -25, -12, 0, 12, 25, 38) for pitch in (-12, 0, 12)]
 PEOPLE = 5
+NOSE_TIP = 1
+
+
+class Sample(NamedTuple):
+    """One landmark in one view."""
+
+    weight: float
+    place: np.ndarray  # (3,) on the mean head, mm
+    yaw: float  # degrees, positive to the subject's left
 
 
 def main() -> int:
@@ -40,8 +50,9 @@ def main() -> int:
     row = head.skin.rows["mouth"]
     lower = np.isin(head.triangles, head.skin.lower[row:]).all(1)
     kind = np.select([skin[head.triangles].all(1) & ~lower, lower, ball[head.triangles].all(1)], [0, 1, 2], -1)
-    found: list[list[tuple[float, np.ndarray]]] = [[] for _ in range(478)]
+    found: list[list[Sample]] = [[] for _ in range(478)]
     center = np.array([SIZE / 2, SIZE * 0.42])
+    side: list[np.ndarray] = []  # of every landmark: -0.5 the subject's right edge of the face, 0.5 the left
     for _ in range(PEOPLE):
         identity = 0.5 * rng.standard_normal(model.identity_basis_m.shape[0])
         person = scene.make_person(identity, textures.random_colors(rng), int(rng.integers(1000)))
@@ -54,8 +65,11 @@ def main() -> int:
             image = shading.shade_frame(points, person.paint, FOCAL, center, backdrop)
             faces = detector.discover(torch.from_numpy(image))
             if faces:
-                _collect(found, faces[0].points_px, points, person.paint.triangles, kind, head.vertices, center)
-    points, seen = _combined(found)
+                detected = faces[0].points_px
+                _collect(found, detected, points, person.paint.triangles, kind, head.vertices, center, yaw)
+                if (yaw, pitch) == (0, 0):
+                    side.append((detected[:, 0] - detected[NOSE_TIP, 0]) / np.ptp(detected[:, 0]))
+    points, seen = _combined(found, np.mean(side, 0))
     _write(target, points)
     print(f"{target}: 478 points, seen in {np.median(seen):.0f} of {PEOPLE * len(VIEWS)} views each (median)")
     skin_kind = np.flatnonzero((kind == 0) | (kind == 1))
@@ -65,13 +79,14 @@ def main() -> int:
 
 
 def _collect(
-    found: list[list[tuple[float, np.ndarray]]],
+    found: list[list[Sample]],
     detected: np.ndarray,
     points: np.ndarray,
     triangles: np.ndarray,
     kind: np.ndarray,
     mean: np.ndarray,
     center: np.ndarray,
+    yaw: float,
 ) -> None:
     """Add, for every landmark, the point of the mean head under it and how squarely it is seen."""
     scale = 2
@@ -93,16 +108,21 @@ def _collect(
             # A point that misses the head by more than 3 pixels (2 mm) says nothing about the surface.
             if gap < 3 and facing[fragment] > 0.25:
                 on_mean = barycentric[fragment] @ mean[triangles[triangle[fragment]]]
-                found[landmark].append((float(facing[fragment]) ** 2, on_mean))
+                found[landmark].append(Sample(float(facing[fragment]) ** 2, on_mean, yaw))
 
 
-def _combined(found: list[list[tuple[float, np.ndarray]]]) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted medians over the views, averaged with the mirrored partner of every landmark."""
-    points = np.zeros((478, 3))
+def _combined(found: list[list[Sample]], side: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted medians over the views that see a landmark's own side, averaged with its mirrored partner."""
+    points, seen = np.zeros((478, 3)), np.zeros(478)
     for landmark, samples in enumerate(found):
-        if not samples:
+        # The network puts points of the far side on the outline: the head turned towards them shows where they are.
+        turned = np.array([sample.yaw * np.sign(side[landmark]) for sample in samples])
+        usable = turned <= 3 if abs(side[landmark]) > 0.12 else np.ones(len(turned), bool)
+        if not usable.any():
             raise SystemExit(f"landmark {landmark} was never seen")
-        weight, place = np.array([w for w, _ in samples]), np.array([p for _, p in samples])
+        weight = np.array([sample.weight for sample in samples])[usable]
+        place = np.array([sample.place for sample in samples])[usable]
+        seen[landmark] = len(weight)
         for axis in range(3):
             order = place[:, axis].argsort()
             total = weight[order].cumsum()
@@ -112,7 +132,7 @@ def _combined(found: list[list[tuple[float, np.ndarray]]]) -> tuple[np.ndarray, 
     mutual = partner[partner] == np.arange(478)
     print(f"{int(mutual.sum())} of 478 landmarks have a mirrored partner", file=sys.stderr)
     points[mutual] = 0.5 * (points[mutual] + mirrored[partner[mutual]])
-    return points, np.array([len(samples) for samples in found])
+    return points, seen
 
 
 def _write(target: Path, points: np.ndarray) -> None:

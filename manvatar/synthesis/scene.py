@@ -8,13 +8,14 @@ import numpy as np
 import scipy.sparse
 
 from manvatar.face_models.builtin import build_head, load
+from manvatar.face_models.builtin.expressions import FULL_BLINK
 from manvatar.face_models.builtin.head import PARTS
 from manvatar.face_models.builtin.mesh import MOUTH_BAG
 from manvatar.synthesis import textures
+from manvatar.synthesis.hair import HAIR_THICKNESS_MM, Lashes, hair_shell, hair_texture, lashes
 from manvatar.synthesis.noise import layered_noise, smooth_noise
 from manvatar.synthesis.textures import Colors, Texture
 
-HAIR_THICKNESS_MM = 13.0
 VERGENCE_RAD = 0.055
 
 
@@ -36,7 +37,7 @@ class Person:
     """The head and hair of one identity as linear functions of the expression; metres, head frame."""
 
     neutral_m: np.ndarray  # (V, 3), head and hair
-    expression_m: np.ndarray  # (E, H, 3), the head's H vertices, which come first
+    expression_m: np.ndarray  # (E, H, 3) of head and lashes, which come first
     paint: Paint
 
     def vertices_m(self, expression: np.ndarray) -> np.ndarray:
@@ -47,18 +48,27 @@ class Person:
 
 
 def make_person(identity: np.ndarray, colors: Colors, seed: int) -> Person:
-    """Head, ears, eyes, teeth and hair of the builtin model with the given identity coefficients."""
+    """Head, ears, eyes, teeth, lashes and hair of the builtin model with the given identity coefficients."""
     head, model = build_head(), load()
     neutral = model.mean_m.numpy() + np.tensordot(identity.astype(np.float32), model.identity_basis_m.numpy(), 1)
-    base, lift_mm, hair_triangles = _hair(seed)
+    expression = model.expression_basis_m.numpy()
+    fringe = lashes(seed)
+    fringe_m = _between(neutral, fringe) + fringe.offset_m
+    fringe_basis = np.stack([_between(mode, fringe) for mode in expression])
+    for name, mine in (("eyeBlinkLeft", fringe.left), ("eyeBlinkRight", ~fringe.left)):
+        fringe_basis[model.expression_names.index(name), mine] += fringe.closing_m[mine] / FULL_BLINK
+    base, lift_mm, hair_triangles = hair_shell(seed)
     normals = _unit(_area_sum(head.triangles, len(neutral)) @ _face_normals(neutral, head.triangles))
     hair = neutral[base] + normals[base] * lift_mm[:, None] * 1e-3
-    triangles = np.concatenate([head.triangles, hair_triangles + len(neutral)])
-    coordinates = np.concatenate([_coordinates(), head.coordinates[base]])
+    count = len(neutral)
+    meshes = (head.triangles, fringe.triangles + count, hair_triangles + count + len(fringe_m))
+    triangles = np.concatenate(meshes)
+    coordinates = np.concatenate([_coordinates(), np.zeros((len(fringe_m), 2)), head.coordinates[base]])
     material_of_part = {"left_eyeball": 1, "right_eyeball": 1, "upper_teeth": 2, "lower_teeth": 2}
     material_of_part |= {"mouth_bag": 3, "tongue": 4, "left_ear": 5, "right_ear": 5, "left_lids": 6, "right_lids": 6}
     part = np.array([material_of_part.get(name, 0) for name in PARTS])
-    material = np.concatenate([part[head.part[head.triangles]].max(1), np.full(len(hair_triangles), 7)])
+    of_head = part[head.part[head.triangles]].max(1)
+    material = np.concatenate([of_head, *(np.full(len(meshes[k]), k + 6) for k in (1, 2))])
     lips = tuple(0.6 * c for c in colors.lips)
     rim = tuple(0.5 * (a + b) for a, b in zip(colors.skin, colors.lips, strict=True))
     paints = (
@@ -69,13 +79,27 @@ def make_person(identity: np.ndarray, colors: Colors, seed: int) -> Person:
         textures.plain_texture((0.36, 0.13, 0.12), 0.3),
         textures.ear_texture(colors),
         textures.plain_texture(rim, 0.4),
-        _hair_texture(colors, seed),
+        textures.plain_texture((0.016, 0.011, 0.009), 0.0),
+        hair_texture(colors, seed),
     )
-    shade = np.concatenate([_shade(), np.clip(0.75 + 0.25 * lift_mm / HAIR_THICKNESS_MM, 0, 1)])
-    area_sum = _area_sum(triangles, len(coordinates))
+    shade = np.concatenate([_shade(), np.ones(len(fringe_m)), np.clip(0.75 + 0.25 * lift_mm / HAIR_THICKNESS_MM, 0, 1)])
     gloss = _gloss(triangles, material, paints, len(coordinates))
-    paint = Paint(triangles, material, paints, coordinates, shade.astype(np.float32), gloss, area_sum)
-    return Person(np.concatenate([neutral, hair]), model.expression_basis_m.numpy(), paint)
+    paint = Paint(
+        triangles,
+        material,
+        paints,
+        coordinates,
+        shade.astype(np.float32),
+        gloss,
+        _area_sum(triangles, len(coordinates)),
+    )
+    everything = np.concatenate([neutral, fringe_m, hair]).astype(np.float32)
+    return Person(everything, np.concatenate([expression, fringe_basis], 1).astype(np.float32), paint)
+
+
+def _between(values: np.ndarray, fringe: Lashes) -> np.ndarray:
+    share = fringe.share[:, None]
+    return values[fringe.root[:, 0]] * (1 - share) + values[fringe.root[:, 1]] * share
 
 
 def make_torso(seed: int) -> tuple[np.ndarray, Paint]:
@@ -119,43 +143,6 @@ def make_torso(seed: int) -> tuple[np.ndarray, Paint]:
         _area_sum(triangles, len(vertices)),
     )
     return vertices * 1e-3, paint
-
-
-# ---------------------------------------------------------------------------------------------------------------- hair
-
-
-def _hair(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The skin vertices hair stands on, its height there (mm), and triangles in the numbering of the former."""
-    head = build_head()
-    grid = head.skin.parts["face"]
-    p = head.vertices[grid]
-    cover = hair_height(p, seed)
-    triangles = head.triangles[(head.triangles < len(grid)).all(1)]
-    triangles = triangles[(cover[triangles] > 0).any(1) & (p[triangles][..., 1] > -95).all(1)]
-    used, renumbered = np.unique(triangles, return_inverse=True)
-    return used, cover[used] - 1.5, renumbered.reshape(-1, 3)
-
-
-def hair_height(points: np.ndarray, seed: int) -> np.ndarray:
-    """Thickness (N,) of the hair in mm at points on the mean head; 0 outside."""
-    over = textures.hair_cover(points)
-    ramp = np.clip(over / 16, 0, 1)
-    waves = 1 + 0.22 * smooth_noise(points, 11, seed + 30) + 0.15 * smooth_noise(points, 5, seed + 31)
-    thick = HAIR_THICKNESS_MM * np.interp(points[:, 1], [-60, 0, 60], [0.35, 0.55, 1.0])
-    return thick * np.sqrt(ramp) * waves
-
-
-def _hair_texture(colors: Colors, seed: int) -> Texture:
-    head = build_head()
-    grid = head.vertices[head.skin.upper]
-    rows, columns = grid.shape[:2]
-    scale = 6
-    v, u = np.meshgrid(
-        (np.arange((rows - 1) * scale) + 0.5) / scale, (np.arange((columns - 1) * scale) + 0.5) / scale, indexing="ij"
-    )
-    p = textures._on_grid(grid, grid, u.ravel(), v.ravel())
-    albedo = textures.hair_albedo(p, colors, seed).reshape(*v.shape, 3)
-    return Texture(albedo.astype(np.float32), (0, 0), (columns - 1, rows - 1), gloss=0.25)
 
 
 # --------------------------------------------------------------------------------------------------------------- cloth

@@ -76,7 +76,7 @@ def skin_texture(head: Head, colors: Colors, seed: int) -> Texture:
     )
     shape = v.shape
     u, v = u.ravel(), v.ravel()
-    p = _on_grid(upper, head.vertices[head.skin.lower], u, v)
+    p = on_grid(upper, head.vertices[head.skin.lower], u, v)
     azimuth = np.interp(u, np.arange(columns), head.skin.azimuth)
     albedo = _skin(p, colors, seed)
     albedo = _painted(
@@ -85,8 +85,9 @@ def skin_texture(head: Head, colors: Colors, seed: int) -> Texture:
     # Lashes and lid margins: the rows next to the lid line between the eye corners.
     beside = v - head.skin.rows["lids"]
     within = np.clip((np.abs(azimuth) - INNER_EYE) / 3, 0, 1) * np.clip((OUTER_EYE + 1 - np.abs(azimuth)) / 2, 0, 1)
-    lash = within * np.where(beside < 0, np.exp(-((beside / 0.42) ** 2)), 0.45 * np.exp(-((beside / 0.3) ** 2)))
-    albedo = _painted(albedo, 0.85 * lash, np.array([0.03, 0.02, 0.016]))
+    ragged = 0.85 + 0.25 * smooth_noise(p, 0.8, seed + 7)
+    lash = within * ragged * np.where(beside < 0, np.exp(-((beside / 1.3) ** 4)), 0.5 * np.exp(-((beside / 0.3) ** 2)))
+    albedo = _painted(albedo, np.clip(lash, 0, 0.95), np.array([0.022, 0.014, 0.011]))
     brow = _brow(p) * np.clip(0.75 + 0.55 * smooth_noise(_combed(p), (0.9, 0.9, 7), seed + 5), 0, 1)
     albedo = _painted(albedo, 0.9 * brow, np.array(colors.hair) * 1.3)
     strands = hair_cover(p) + 4 * smooth_noise(p, (1.2, 9, 3), seed + 6)
@@ -162,7 +163,7 @@ def hair_albedo(p: np.ndarray, colors: Colors, seed: int) -> np.ndarray:
     return np.array(colors.hair) * np.clip(1 + 0.42 * strand, 0.25, 2.6)[:, None]
 
 
-def _on_grid(upper: np.ndarray, lower: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def on_grid(upper: np.ndarray, lower: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Positions at grid coordinates; a cell hangs between the lower side of its first row and the upper of its next."""
     i, j = np.clip(u.astype(int), 0, upper.shape[1] - 2), np.clip(v.astype(int), 0, upper.shape[0] - 2)
     s, t = (u - i)[:, None], (v - j)[:, None]
@@ -186,7 +187,7 @@ def _skin(p: np.ndarray, colors: Colors, seed: int) -> np.ndarray:
     blood = 0.5 * around(42, -32, 15, 13) + 0.45 * around(5, -36, 11, 8) + 0.25 * around(0, -100, 16, 9)
     blood += 0.12 * layered_noise(p, 14, seed)
     albedo = np.array(colors.skin) * np.exp(blood[:, None] * np.array([0.06, -0.28, -0.24]))
-    tired = 0.22 * around(28, -11, 13, 5) + 0.15 * around(20, 6, 9, 6)
+    tired = 0.22 * around(28, -11, 13, 5) + 0.08 * around(20, 6, 9, 6)
     beard = 0.10 * np.clip((-50 - p[:, 1]) / 14, 0, 1) * np.clip((135 + p[:, 1]) / 16, 0, 1) * front
     albedo *= np.exp(-(tired + beard)[:, None] * np.array([0.9, 0.9, 0.6]))
     pores = 0.05 * smooth_noise(p, 0.9, seed + 1) + 0.035 * smooth_noise(p, 2.2, seed + 2)
