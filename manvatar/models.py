@@ -22,8 +22,10 @@ import threading
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Literal
 
+from manvatar.cli import Positional, run
 from manvatar.errors import UserError
 from manvatar.files import make_folder, replacing
 
@@ -213,49 +215,49 @@ def _download(wanted: Sequence[Model]) -> None:
 
 def _extract(wheel: Path, wanted: Iterable[Model]) -> list[Path]:
     advice = f"give a wheel of {WHEEL_REQUIREMENT}"
-    stored = []
+    contents = []
     try:
         with zipfile.ZipFile(wheel) as archive:
-            contents = [(model, archive.read(model.wheel_path)) for model in wanted]
+            present = set(archive.namelist())
+            for model in wanted:
+                if model.wheel_path not in present:
+                    raise UserError(f"{wheel} holds no {model.name}.tflite; {advice}")
+                contents.append((model, archive.read(model.wheel_path)))
     except FileNotFoundError as error:
         raise UserError(f"no such file: {wheel}; {advice}") from error
-    except KeyError as error:
-        raise UserError(f"{wheel} holds no {PurePosixPath(error.args[0].split(chr(39))[1]).name}; {advice}") from error
     except (zipfile.BadZipFile, OSError) as error:
         raise UserError(f"cannot read {wheel} as a wheel ({error}); {advice}") from error
     for model, content in contents:  # check everything before anything is written
         if _sha256(content) != model.sha256:
             raise UserError(f"{model.name}.tflite in {wheel} is not the expected file (SHA-256 differs); {advice}")
-    for model, content in contents:
-        stored.append(_store(model, content))
-    return stored
+    return [_store(model, content) for model, content in contents]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """``python -m manvatar.models``; returns the exit status."""
-    import argparse
+def models(action: Positional[Literal["list", "fetch", "import"]], wheel: Positional[Path | None] = None) -> None:
+    """List the landmark and matte networks, fetch them, or import them from a wheel.
 
-    parser = argparse.ArgumentParser(prog="python -m manvatar.models", description=(__doc__ or "").split("\n\n")[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="show every network file and whether it is in the cache")
-    commands.add_parser("fetch", help="put all of them into the cache")
-    from_wheel = commands.add_parser("import", help="take them from a mediapipe wheel on disk")
-    from_wheel.add_argument("wheel", help=f"a wheel of {WHEEL_REQUIREMENT}")
-    options = parser.parse_args(arguments)
-    try:
-        if options.command == "fetch":
-            fetch()
-        elif options.command == "import":
-            import_wheel(options.wheel)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    Args:
+        action: list = show every network file and whether it is there; fetch = get all of them; import = take them
+            from a wheel of mediapipe 0.10.21 on disk.
+        wheel: the wheel to import.
+    """
+    if (action == "import") != (wheel is not None):
+        wanted = "name the wheel to import" if wheel is None else f"only import takes a wheel, {action} does not"
+        raise UserError(f"{action}: {wanted}")
+    if action == "fetch":
+        fetch()
+    if wheel is not None:
+        import_wheel(wheel)
     print(f"cache: {cache_folder() / 'models'}")
     for model in MODELS.values():
         state = "ready" if _is_good(stored_path(model.name), model) else "not there"
         print(f"{model.name:34s} {model.bytes / 1e6:5.1f} MB  {state:9s}  {model.purpose}")
-    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """``python -m manvatar.models``; returns the exit status."""
+    return run(models, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())
