@@ -9,14 +9,18 @@ unasked.
 from __future__ import annotations
 
 from manvatar.ops.composite import Composite, composite, composite_reference
+from manvatar.ops.march import Marched, march, march_reference
 from manvatar.ops.mlp import mlp, mlp_reference
 from manvatar.ops.sample_grid import sample_grid, sample_grid_reference
 from manvatar.ops.sparse_adam import sparse_adam_, sparse_adam_reference_
 
 __all__ = [
     "Composite",
+    "Marched",
     "composite",
     "composite_reference",
+    "march",
+    "march_reference",
     "mlp",
     "mlp_reference",
     "sample_grid",

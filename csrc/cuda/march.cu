@@ -1,0 +1,103 @@
+// march on CUDA: one thread a ray, twice: first to count its samples, then, when their places are known, to write them.
+// How many there are has to come back to the host, which waits for it.
+
+#include "launch.h"
+#include "march_checks.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <cub/device/device_scan.cuh>
+
+#include <tuple>
+
+namespace {
+
+using namespace manvatar;
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) blocks_kernel(int64_t blocks, MarchGrid<T> grid, uint8_t* __restrict__ any) {
+  const int64_t b = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (b >= blocks) return;
+  any[b] = any_in_block(grid, b % grid.blocks[0], b / grid.blocks[0] % grid.blocks[1], b / (grid.blocks[0] * grid.blocks[1]));
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) count_kernel(
+    int64_t rays, MarchGrid<T> grid, MarchSteps<T> steps, const T* __restrict__ origins, const T* __restrict__ directions,
+    const T* __restrict__ shift, int64_t* __restrict__ counts) {
+  const int64_t r = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (r >= rays) return;
+  int64_t count = 0;
+  march_ray(grid, steps, origins + 3 * r, directions + 3 * r, shift[r], [&](T) { ++count; });
+  counts[r] = count;
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) fill_kernel(
+    int64_t rays, MarchGrid<T> grid, MarchSteps<T> steps, const T* __restrict__ origins, const T* __restrict__ directions,
+    const T* __restrict__ shift, const int64_t* __restrict__ offsets, T* __restrict__ distance_m, int64_t* __restrict__ ray) {
+  const int64_t r = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (r >= rays) return;
+  int64_t place = offsets[r];
+  march_ray(grid, steps, origins + 3 * r, directions + 3 * r, shift[r], [&](T distance) {
+    distance_m[place] = distance;
+    ray[place++] = r;
+  });
+}
+
+void check(cudaError_t error) {
+  if (error != cudaSuccess) fail("march(): CUDA failed: ", cudaGetErrorString(error));
+}
+
+// offsets[0] = 0, offsets[r + 1] = counts of the rays up to r; returns the last. `counts` is offsets + 1 and is overwritten.
+int64_t sum_up(const Tensor& like, int64_t* offsets, int64_t rays, cudaStream_t stream) {
+  check(cudaMemsetAsync(offsets, 0, sizeof(int64_t), stream));
+  size_t bytes = 0;
+  check(cub::DeviceScan::InclusiveSum(nullptr, bytes, offsets + 1, offsets + 1, rays, stream));
+  Tensor scratch = empty_of_type(like, static_cast<int64_t>(bytes), ScalarType::Byte);
+  check(cub::DeviceScan::InclusiveSum(scratch.mutable_data_ptr<uint8_t>(), bytes, offsets + 1, offsets + 1, rays, stream));
+  int64_t total = 0;
+  check(cudaMemcpyAsync(&total, offsets + rays, sizeof(int64_t), cudaMemcpyDeviceToHost, stream));
+  check(cudaStreamSynchronize(stream));
+  return total;
+}
+
+std::tuple<Tensor, Tensor, Tensor> march(
+    Tensor origins_m, Tensor directions, Tensor shift, Tensor occupied, Tensor lowest_per_m, std::vector<double> lower_m,
+    std::vector<double> upper_m, double step_m, double stop_depth, int64_t margin_steps) {
+  const MarchInputs in = check_march(
+      origins_m, directions, shift, occupied, lowest_per_m, lower_m, upper_m, step_m, stop_depth, margin_steps);
+  const OnDevice device(in.origins_m);
+  const cudaStream_t stream = device.stream();
+  Tensor any = empty_of_type(in.origins_m, in.blocks, ScalarType::Byte);
+  Tensor offsets = empty_of_type(in.origins_m, in.rays + 1, ScalarType::Long), distance_m, ray;
+  int64_t* ends = offsets.mutable_data_ptr<int64_t>();
+  dispatch_floating(in.origins_m, [&]<class T>() {
+    const MarchGrid<T> grid = in.grid<T>(any);
+    const MarchSteps<T> steps = in.steps<T>();
+    const T *origins = in.origins_m.const_data_ptr<T>(), *along = in.directions.const_data_ptr<T>();
+    const T* shifts = in.shift.const_data_ptr<T>();
+    int64_t total = 0;
+    if (in.rays > 0) {
+      const unsigned blocks = blocks_for("march", in.rays);
+      blocks_kernel<T><<<blocks_for("march", in.blocks), kThreads, 0, stream>>>(in.blocks, grid, any.mutable_data_ptr<uint8_t>());
+      count_kernel<T><<<blocks, kThreads, 0, stream>>>(in.rays, grid, steps, origins, along, shifts, ends + 1);
+      check_launch("march");
+    }
+    total = sum_up(in.origins_m, ends, in.rays, stream);
+    distance_m = empty_of(in.origins_m, {total});
+    ray = empty_of_type(in.origins_m, total, ScalarType::Long);
+    if (total > 0) {
+      fill_kernel<T><<<blocks_for("march", in.rays), kThreads, 0, stream>>>(
+          in.rays, grid, steps, origins, along, shifts, ends, distance_m.mutable_data_ptr<T>(), ray.mutable_data_ptr<int64_t>());
+      check_launch("march");
+    }
+  });
+  return {distance_m, ray, offsets};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(manvatar, CUDA, library) {
+  library.impl("march", TORCH_BOX(&march));
+}
