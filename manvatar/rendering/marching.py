@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from manvatar import ops
 from manvatar.rendering.occupancy import OccupancyGrid
-from manvatar.rendering.rays import intersect_box
 from manvatar.types import Rays, RaySamples
 
 
@@ -51,25 +52,23 @@ def march(
     in an occupied cell and the light that surely remains there exceeds ``config.stop_transmittance``. With ``jitter``
     the grid of steps is shifted by a random part of a step on each ray (training); without it steps are fixed.
     """
-    near, far = intersect_box(rays, occupancy.box)
-    device = near.device
-    longest = (far - near).clamp_min(0).max() if len(near) else near.new_zeros(())
-    steps = int((longest / config.step_m).ceil()) if len(near) else 0
-    if steps == 0:
-        empty = torch.zeros(0, device=device)
-        return RaySamples(empty, empty, empty.long(), torch.zeros(len(near) + 1, dtype=torch.int64, device=device))
-    shift = torch.rand(len(near), generator=jitter).to(device) if jitter is not None else torch.full_like(near, 0.5)
-    distance = near[:, None] + (torch.arange(steps, device=device) + shift[:, None]) * config.step_m
-    points = rays.origins_m.detach()[:, None] + distance[..., None] * rays.directions.detach()[:, None]
-    cell, inside = occupancy.cell_index(points)
-    keep = tables.occupied[cell] & inside
-    optical_depth = torch.where(keep, tables.lowest[cell], 0.0).cumsum(1) * config.step_m
-    margin = max(1, round(config.margin_cells * float(occupancy.cell_size_m().mean()) / config.step_m))
-    if margin < steps:
-        limit = -torch.log(torch.tensor(config.stop_transmittance)).item()
-        keep[:, margin:] &= optical_depth[:, :-margin] < limit
-    ray, step = keep.nonzero(as_tuple=True)
-    offsets = torch.zeros(len(near) + 1, dtype=torch.int64, device=device)
-    offsets[1:] = keep.sum(1).cumsum(0)
-    samples = distance[ray, step]
-    return RaySamples(samples, torch.full_like(samples, config.step_m), ray, offsets)
+    origins = rays.origins_m.detach()
+    if jitter is None:
+        shift = origins.new_full((len(origins),), 0.5)
+    else:
+        shift = torch.rand(len(origins), generator=jitter).to(origins)
+    shape, box = occupancy.allowed.shape, occupancy.box
+    margin_steps = max(1, round(config.margin_cells * float(occupancy.cell_size_m().mean()) / config.step_m))
+    distance_m, ray, offsets = ops.march(
+        origins,
+        rays.directions.detach(),
+        shift,
+        tables.occupied.view(shape),
+        tables.lowest.view(shape),
+        box.lower_m.tolist(),
+        box.upper_m.tolist(),
+        config.step_m,
+        -math.log(config.stop_transmittance) if config.stop_transmittance > 0 else math.inf,
+        margin_steps,
+    )
+    return RaySamples(distance_m, torch.full_like(distance_m, config.step_m), ray, offsets)
