@@ -115,7 +115,7 @@ def _track(clip: Clip, model: FaceModel, path: Path | None, landmarks: str, fold
 def _dataset(clip: Clip, track: Track, model: FaceModel, work: Path, avatar: Avatar) -> Dataset:
     """All usable frames, as training frames; repeated ones too, since nothing is trained on them."""
     duplicate = torch.zeros(clip.frame_count, dtype=torch.bool)
-    config = DatasetConfig(size_px=avatar.camera.size_px[0], holdout=0)
+    config = DatasetConfig(size_px=avatar.camera.size_px[0], holdout=0.0)
     with frames_bar("mattes", clip.frame_count) as bar:
         return build_dataset(clip, track, model, duplicate, work, config, "eval", progress=advancing(bar))
 

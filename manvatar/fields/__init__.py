@@ -21,7 +21,8 @@ def make_field(name: str, config: dict[str, Any], box: Box, expression_count: in
     """A fresh field from what an avatar file or a preset says about it.
 
     Args:
-        config: fields of the config's dataclass; what is left out keeps its default.
+        config: fields of the config's dataclass, as TOML, JSON or ``dataclasses.asdict`` give them; what is left out
+            keeps its default.
 
     Raises:
         UserError: there is no field of that name, or the config does not fit it.
