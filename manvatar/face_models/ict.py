@@ -45,8 +45,16 @@ PARTS: tuple[tuple[str, int], ...] = (
     ("right_eyeball", 23021),
     ("eye_details", 24591),  # tear film, blends, occlusion, lashes: helpers for shading
 )
-# What is triangulated where a file has no triangles: (first, one past the last) vertex of each single sheet.
-SHEETS = ((0, 11248), (11248, 13294), (13294, 13678), (13678, 14062), (21451, 22221), (23021, 23791))
+# What is triangulated where a file has no triangles: (first, one past the last) vertex of each single sheet, and
+# whether it is seen from outside (skin, scleras) or from within (mouth, eye sockets).
+SHEETS = (
+    (0, 11248, True),
+    (11248, 13294, False),
+    (13294, 13678, False),
+    (13678, 14062, False),
+    (21451, 22221, True),
+    (23021, 23791, True),
+)
 
 # iBUG-68 vertices, from the same README; used where no JSON file says otherwise.
 LANDMARKS_68 = (
@@ -263,4 +271,5 @@ def _sheets(neutral: np.ndarray, expression: np.ndarray, names: tuple[str, ...])
     for name, activation in (("jawOpen", 0.8), ("mouthFunnel", 0.5)):
         if name in names:
             pose = pose + activation * expression[names.index(name)]
-    return np.concatenate([triangulate(pose[first:end]) + first for first, end in SHEETS])
+    sheets = [triangulate(pose[first:end])[:, :: 1 if outside else -1] + first for first, end, outside in SHEETS]
+    return np.concatenate(sheets)

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from manvatar.face_models.builtin.head import Head
 from manvatar.face_models.builtin.shape import EYE_CENTRE, MOUTH_HALF_WIDTH
 
+Number: TypeAlias = float | int
+_ORGANS = ("left_eyeball", "right_eyeball", "upper_teeth", "lower_teeth", "tongue", "left_ear", "right_ear")
 JAW_HINGE = np.array([0.0, -18.0, -72.0])  # between the two joints
 MOUTH_Y = -69.2
 FULL_BLINK = 2.0  # standard deviations
@@ -28,16 +31,16 @@ class Field:
     """What the sculptor knows of each vertex. mm."""
 
     p: np.ndarray  # (V, 3)
-    front: np.ndarray  # (V,) 1 on the front of the head, 0 behind
+    front: np.ndarray  # (V,) 1 on skin on the front of the head, 0 behind and on teeth, eyeballs and ears
     low: np.ndarray  # (V,) 1 below the mouth slit, 0 above, between at and beyond the corners
     jaw: np.ndarray  # (V,) how much the vertex goes with the jaw
 
-    def spot(self, x: float, y: float, wide: float, high: float) -> np.ndarray:
+    def spot(self, x: Number, y: Number, wide: Number, high: Number) -> np.ndarray:
         """A soft spot on the front of the face."""
         dx, dy = (self.p[:, 0] - x) / wide, (self.p[:, 1] - y) / high
         return self.front * np.exp(-0.5 * (dx**2 + dy**2))
 
-    def both(self, x: float, y: float, wide: float, high: float) -> np.ndarray:
+    def both(self, x: Number, y: Number, wide: Number, high: Number) -> np.ndarray:
         """The same on both sides, without doubling in the middle."""
         mirrored = np.abs(self.p[:, 0])
         dx, dy = (mirrored - x) / wide, (self.p[:, 1] - y) / high
@@ -245,7 +248,6 @@ MODES: dict[str, Callable[[Field], np.ndarray] | None] = {
 def expression_modes(head: Head) -> np.ndarray:
     """The modes (32, V, 3) in mm per standard deviation, in the order of :data:`MODES`."""
     field = _field(head)
-    rigid = head.of("left_eyeball", "right_eyeball", "upper_teeth", "lower_teeth", "tongue", "left_ear", "right_ear")
     result = []
     for name, motion in MODES.items():
         if motion is None:
@@ -253,7 +255,6 @@ def expression_modes(head: Head) -> np.ndarray:
             continue
         moved = motion(field)
         if not name.startswith("jaw"):
-            moved[rigid] = 0
             _follow_slit(head, moved)
         result.append(moved)
     return np.stack(result)
@@ -266,6 +267,7 @@ def _field(head: Head) -> Field:
     p, skin = head.vertices, head.skin
     front = np.clip((p[:, 2] + 55) / 30, 0, 1)
     front = front**2 * (3 - 2 * front)
+    front[head.of(*_ORGANS)] = 0  # what is no skin has no soft motion
     line, row = skin.rows["mouth"], head.coordinates[:, 1]
     below = np.zeros(len(p), bool)
     grid = skin.parts["face"]

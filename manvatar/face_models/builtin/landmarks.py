@@ -13,15 +13,15 @@ from manvatar.types import LandmarkEmbedding
 
 # The subject's right half in the order of the scheme, (x, y, z) mm; the rest is mirrored. z is a first guess: points
 # go to the closest skin. Jaw outline from the ear to the chin:
-_JAW = (
+_JAW = np.array((
     (-72, -2, -62), (-70, -19, -60), (-67, -37, -56), (-63.5, -54, -51), (-58.5, -71, -43), (-50, -87, -30),
     (-37, -99.5, -15), (-20, -109, -1), (0, -113, 9),
-)  # fmt: skip
-_BROW = ((-55, 17, -8), (-47, 23, 3), (-37, 25.5, 11), (-26, 24.5, 15), (-14, 21, 19))  # outer to inner
-_BRIDGE = ((0, 4, 17), (0, -9, 23), (0, -22, 31), (0, -35, 40))
-_BASE = ((-13.5, -45, 22), (-7, -46.8, 23.5), (0, -47.5, 24))
-_UPPER_BORDER = ((-16, -63.8, 21), (-6.5, -60.6, 26), (0, -61.6, 26.5))
-_LOWER_BORDER = ((-15.5, -75.5, 18), (-8, -78.2, 23), (0, -78.8, 24))  # 59, 58, 57
+))  # fmt: skip
+_BROW = np.array(((-55, 17, -8), (-47, 23, 3), (-37, 25.5, 11), (-26, 24.5, 15), (-14, 21, 19)))  # outer to inner
+_BRIDGE = np.array(((0, 4, 17), (0, -9, 23), (0, -22, 31), (0, -35, 40)))
+_BASE = np.array(((-13.5, -45, 22), (-7, -46.8, 23.5), (0, -47.5, 24)))
+_UPPER_BORDER = np.array(((-16, -63.8, 21), (-6.5, -60.6, 26), (0, -61.6, 26.5)))
+_LOWER_BORDER = np.array(((-15.5, -75.5, 18), (-8, -78.2, 23), (0, -78.8, 24)))  # 59, 58, 57
 
 # MediaPipe's points on the inner and outer edge of either lip; those of an edge keep to their own side of the slit.
 MEDIAPIPE_UPPER_LIP = (191, 80, 81, 82, 13, 312, 311, 310, 415, 185, 40, 39, 37, 0, 267, 269, 270, 409)
@@ -85,9 +85,9 @@ def _within(head: Head, *parts: str) -> np.ndarray:
     return np.isin(head.part, [PARTS.index(name) for name in parts])[head.triangles].all(1)
 
 
-def _mirror(points: tuple[tuple[float, ...], ...]) -> np.ndarray:
+def _mirror(points: np.ndarray) -> np.ndarray:
     """The other side, in reversed order."""
-    return np.array(points)[::-1] * (-1, 1, 1)
+    return points[::-1] * (-1, 1, 1)
 
 
 def _margin(head: Head, name: str, shares: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:

@@ -14,9 +14,9 @@ import numpy as np
 
 from manvatar.face_models.builtin.shape import CENTRE, EYE_CENTRE, MOUTH_HALF_WIDTH, trace
 
-# Half of the columns: between these azimuths (degrees) that many columns. 16.4 and 45 are the eye corners, 23.6 the
+# Half of the columns: between these azimuths (degrees) that many columns. 16.4 and 45 are the eye corners, 21.9 the
 # mouth corner.
-MOUTH_AZIMUTH, INNER_EYE, OUTER_EYE = 23.6, 16.4, 45.0
+MOUTH_AZIMUTH, INNER_EYE, OUTER_EYE = 21.9, 16.4, 45.0
 COLUMNS = ((0.0, 0), (INNER_EYE, 11), (MOUTH_AZIMUTH, 4), (OUTER_EYE, 11), (75.0, 10), (115.0, 8), (180.0, 8))
 
 # Anchored rows: name, rows above it since the last anchor, and its height y over the azimuth (degrees).

@@ -59,14 +59,14 @@ LID_RADIUS = 13.6
 MOUTH_HALF_WIDTH = 26.0
 
 # Chains of tapered capsules: (x, y, z, radius) along each.
-_BRIDGE = ((0, 6, 7.5, 7.0), (0, -12, 16.5, 7.0), (0, -31, 28.5, 8.0))
-_NOSE_SIDE = ((5, -8, 7, 6.0), (10.5, -35, 18.5, 7.0))
-_TIP = ((0, -34.5, 30.3, 8.6), (3.2, -35.5, 29.6, 8.0))
-_ALA = ((11.6, -37.5, 20.5, 5.6), (10.2, -38.8, 25.5, 5.0))
-_COLUMELLA = ((0, -40, 30, 4.0), (0, -45, 19, 4.6))
-_UPPER_LIP = ((0, -64.9, 21.6, 3.9), (6.5, -64.4, 20.8, 4.1), (16, -66.2, 16.0, 3.3), (26, -69.2, 8.8, 1.0))
-_LOWER_LIP = ((0, -73.4, 19.6, 4.9), (9, -73.0, 18.6, 4.8), (18, -71.6, 14.4, 3.5), (26, -69.6, 8.8, 1.0))
-_NOSTRIL = ((6.2, -45.5, 22.5, 2.6), (6.4, -41.5, 25.5, 2.4))
+_BRIDGE = np.array([(0, 6, 7.5, 7.0), (0, -12, 16.5, 7.0), (0, -31, 28.5, 8.0)])
+_NOSE_SIDE = np.array([(5, -8, 7, 6.0), (10.5, -35, 18.5, 7.0)])
+_TIP = np.array([(0, -34.5, 30.3, 8.6), (3.2, -35.5, 29.6, 8.0)])
+_ALA = np.array([(11.6, -37.5, 20.5, 5.6), (10.2, -38.8, 25.5, 5.0)])
+_COLUMELLA = np.array([(0, -40, 30, 4.0), (0, -45, 19, 4.6)])
+_UPPER_LIP = np.array([(0, -64.9, 21.6, 3.9), (6.5, -64.4, 20.8, 4.1), (16, -66.2, 16.0, 3.3), (26, -69.2, 8.8, 1.0)])
+_LOWER_LIP = np.array([(0, -73.4, 19.6, 4.9), (9, -73.0, 18.6, 4.8), (18, -71.6, 14.4, 3.5), (26, -69.6, 8.8, 1.0)])
+_NOSTRIL = np.array([(6.2, -45.5, 22.5, 2.6), (6.4, -41.5, 25.5, 2.4)])
 
 _GRID = (181, 361)  # elevation, azimuth samples of the skull's radius: one degree
 
@@ -77,16 +77,16 @@ def surface(points: np.ndarray) -> np.ndarray:
     p[:, 0] = np.abs(p[:, 0])  # the mean head is symmetric
     value = _skull(p)
     nose = _chain(p, _BRIDGE)
-    nose = smooth_minimum(nose, _chain(p, _NOSE_SIDE), 8)
-    nose = smooth_minimum(nose, _chain(p, _TIP), 7)
-    nose = smooth_minimum(nose, _chain(p, _ALA), 5)
-    nose = smooth_minimum(nose, _chain(p, _COLUMELLA), 4)
+    nose = smooth_minimum(nose, _chain(p, _NOSE_SIDE), 8.0)
+    nose = smooth_minimum(nose, _chain(p, _TIP), 7.0)
+    nose = smooth_minimum(nose, _chain(p, _ALA), 5.0)
+    nose = smooth_minimum(nose, _chain(p, _COLUMELLA), 4.0)
     lips = smooth_minimum(_chain(p, _UPPER_LIP), _chain(p, _LOWER_LIP), 1.2)
     lid = np.linalg.norm(p - EYE_CENTRE, axis=1) - LID_RADIUS
-    value = smooth_minimum(value, nose, 9)
+    value = smooth_minimum(value, nose, 9.0)
     value = smooth_minimum(value, lid, 5.0)
     value = smooth_minimum(value, lips, 7.0)
-    value = smooth_minimum(value, _neck(p), 20)
+    value = smooth_minimum(value, _neck(p), 20.0)
     philtrum = np.hypot(p[:, 0], (p[:, 2] - 29.5) * 0.55) - 3.3  # a shallow upright groove under the nose
     philtrum = np.maximum(philtrum, np.abs(p[:, 1] + 54.5) - 5)
     value = -smooth_minimum(-value, philtrum, 3.5)
@@ -123,7 +123,7 @@ def smooth_minimum(a: np.ndarray, b: np.ndarray, width: float) -> np.ndarray:
     return np.minimum(a, b) - 0.25 * width * blend**2
 
 
-def _chain(p: np.ndarray, nodes: tuple[tuple[float, ...], ...]) -> np.ndarray:
+def _chain(p: np.ndarray, nodes: np.ndarray) -> np.ndarray:
     """Distance to a chain of capsules whose radius varies linearly along each link."""
     best = np.full(len(p), np.inf)
     for start, end in zip(nodes, nodes[1:], strict=False):
