@@ -65,7 +65,7 @@ def _converted(hint: Any, value: Any, where: str) -> Any:
             raise UserError(f"{where} must be a table")
         return from_table(hint, value, where)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is tuple and isinstance(value, list):
+    if origin is tuple and isinstance(value, list | tuple):
         return tuple(_converted(arguments[0], item, where) for item in value)
     if origin is typing.Literal and value in arguments:
         return value

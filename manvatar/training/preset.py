@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import dataclasses
+from dataclasses import dataclass
 
 from manvatar.config import from_table, read_toml
 from manvatar.fields import FastFieldConfig
@@ -15,8 +16,8 @@ class Preset:
 
     name: str = "fast"
     field_name: str = "fast"  # as in manvatar.fields.FIELDS
-    field: FastFieldConfig = field(default_factory=FastFieldConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    field: FastFieldConfig = dataclasses.field(default_factory=FastFieldConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
 
 
 def load_preset(name_or_path: str) -> Preset:
