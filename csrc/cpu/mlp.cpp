@@ -48,13 +48,12 @@ MANVATAR_INLINE T sum(const Vector<T>& v) {
   return total;
 }
 
-// c (kRows x N vectors) += a (kRows x inner) b (inner x N vectors); a element (i, k) is a[i * a_row + k * a_inner].
+// c (kRows x N vectors) += a (kRows x inner) b (inner x N vectors); a element (i, k) is a[i * a_row + k * a_inner]. The
+// product is summed by itself first: added term by term to a sum over many blocks it would lose digits.
 template <int N, class T>
 MANVATAR_INLINE void multiply_tile(
     const T* a, int64_t a_row, int64_t a_inner, const T* b, int64_t b_row, T* c, int64_t c_row, int64_t inner) {
-  Vector<T> sums[kRows][N];
-  for (int64_t i = 0; i < kRows; ++i)
-    for (int64_t j = 0; j < N; ++j) sums[i][j] = at(c + i * c_row + j * VectorOf<T>::size);
+  Vector<T> sums[kRows][N] = {};
   for (int64_t k = 0; k < inner; ++k) {
     Vector<T> row[N];
     for (int64_t j = 0; j < N; ++j) row[j] = at(b + k * b_row + j * VectorOf<T>::size);
@@ -64,7 +63,7 @@ MANVATAR_INLINE void multiply_tile(
     }
   }
   for (int64_t i = 0; i < kRows; ++i)
-    for (int64_t j = 0; j < N; ++j) at(c + i * c_row + j * VectorOf<T>::size) = sums[i][j];
+    for (int64_t j = 0; j < N; ++j) at(c + i * c_row + j * VectorOf<T>::size) += sums[i][j];
 }
 
 // c (rows x columns) += a b. Rows are a multiple of kRows and columns of the vector size; the buffers are padded so.
@@ -166,10 +165,37 @@ struct Sums {
       : weight(net.width * net.hidden), bias(frames * net.hidden), out_weight(net.out * net.hidden), out_bias(net.out) {}
 };
 
+// Gradients of a block before the activation, and what it adds to the sums behind it; of all samples for a few hidden units
+// at a time.
+template <class T>
+MANVATAR_INLINE void output_layer_backward(
+    const Network<T>& net, const T* activated, const T* grad, int64_t count, int64_t frame, T* to_hidden, Sums<T>& sums) {
+  const Vector<T> one = Vector<T>{} + T(1), slope = Vector<T>{} + T(kLeakySlope), zero = {};
+  for (int64_t h = 0; h < net.hidden; h += VectorOf<T>::size) {
+    Vector<T> to_weight[kMaxOut] = {}, to_bias = zero;
+    for (int64_t s = 0; s < count; ++s) {
+      const Vector<T> a = at(activated + s * net.hidden + h);
+      Vector<T> d = zero;
+      for (int64_t o = 0; o < net.out; ++o) {
+        d += grad[s * net.out + o] * at(net.out_weight + o * net.hidden + h);
+        to_weight[o] += grad[s * net.out + o] * a;
+      }
+      d *= a > zero ? one : slope;
+      at(to_hidden + s * net.hidden + h) = d;
+      to_bias += d;
+    }
+    at(sums.bias.data() + frame * net.hidden + h) += to_bias;
+    for (int64_t o = 0; o < net.out; ++o) at(sums.out_weight.data() + o * net.hidden + h) += to_weight[o];
+  }
+  for (int64_t o = 0; o < net.out; ++o) {
+    T to_bias = 0;
+    for (int64_t s = 0; s < count; ++s) to_bias += grad[s * net.out + o];
+    sums.out_bias[o] += to_bias;
+  }
+}
+
 template <class T>
 MANVATAR_INLINE void backward(const Network<T>& net, int64_t begin, int64_t end, const T* grad, T* grad_inputs, Sums<T>& sums) {
-  constexpr int64_t size = VectorOf<T>::size;
-  const Vector<T> one = Vector<T>{} + T(1), slope = Vector<T>{} + T(kLeakySlope), zero = {};
   Block<T> block;
   alignas(64) T to_hidden[kBlock * kMaxHidden];
   alignas(64) T to_x[kBlock * kMaxInputs];
@@ -177,22 +203,7 @@ MANVATAR_INLINE void backward(const Network<T>& net, int64_t begin, int64_t end,
     const int64_t stop = net.block_end(start, end), count = stop - start;
     const int64_t rows = (count + kRows - 1) / kRows * kRows;
     hidden_layer(net, start, count, block);
-    T* bias = sums.bias.data() + net.frame[start] * net.hidden;
-    for (int64_t s = 0; s < count; ++s) {
-      const T* g = grad + (start + s) * net.out;
-      for (int64_t o = 0; o < net.out; ++o) sums.out_bias[o] += g[o];
-      for (int64_t h = 0; h < net.hidden; h += size) {
-        const Vector<T> a = at(block.a + s * net.hidden + h);
-        Vector<T> d = zero;
-        for (int64_t o = 0; o < net.out; ++o) {
-          d += g[o] * at(net.out_weight + o * net.hidden + h);
-          at(sums.out_weight.data() + o * net.hidden + h) += g[o] * a;
-        }
-        d *= a > zero ? one : slope;
-        at(to_hidden + s * net.hidden + h) = d;
-        at(bias + h) += d;
-      }
-    }
+    output_layer_backward(net, block.a, grad + start * net.out, count, net.frame[start], to_hidden, sums);
     if (rows > count) std::memset(to_hidden + count * net.hidden, 0, (rows - count) * net.hidden * sizeof(T));
     multiply(block.x, 1, net.width, to_hidden, net.hidden, sums.weight.data(), net.hidden, net.width, net.hidden, count);
     std::memset(to_x, 0, rows * net.width * sizeof(T));

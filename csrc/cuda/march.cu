@@ -18,7 +18,8 @@ template <class T>
 __global__ void __launch_bounds__(kThreads) blocks_kernel(int64_t blocks, MarchGrid<T> grid, uint8_t* __restrict__ any) {
   const int64_t b = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (b >= blocks) return;
-  any[b] = any_in_block(grid, b % grid.blocks[0], b / grid.blocks[0] % grid.blocks[1], b / (grid.blocks[0] * grid.blocks[1]));
+  const int64_t rows = b / grid.blocks[0];
+  any[b] = any_in_block(grid, b % grid.blocks[0], rows % grid.blocks[1], rows / grid.blocks[1]);
 }
 
 template <class T>
@@ -35,7 +36,8 @@ __global__ void __launch_bounds__(kThreads) count_kernel(
 template <class T>
 __global__ void __launch_bounds__(kThreads) fill_kernel(
     int64_t rays, MarchGrid<T> grid, MarchSteps<T> steps, const T* __restrict__ origins, const T* __restrict__ directions,
-    const T* __restrict__ shift, const int64_t* __restrict__ offsets, T* __restrict__ distance_m, int64_t* __restrict__ ray) {
+    const T* __restrict__ shift, const int64_t* __restrict__ offsets, T* __restrict__ distance_m,
+    int64_t* __restrict__ ray) {
   const int64_t r = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (r >= rays) return;
   int64_t place = offsets[r];
@@ -49,7 +51,7 @@ void check(cudaError_t error) {
   if (error != cudaSuccess) fail("march(): CUDA failed: ", cudaGetErrorString(error));
 }
 
-// offsets[0] = 0, offsets[r + 1] = counts of the rays up to r; returns the last. `counts` is offsets + 1 and is overwritten.
+// offsets[1..] holds the samples of each ray; it becomes their running sum behind a 0. Returns the last.
 int64_t sum_up(const Tensor& like, int64_t* offsets, int64_t rays, cudaStream_t stream) {
   check(cudaMemsetAsync(offsets, 0, sizeof(int64_t), stream));
   size_t bytes = 0;
@@ -80,7 +82,8 @@ std::tuple<Tensor, Tensor, Tensor> march(
     int64_t total = 0;
     if (in.rays > 0) {
       const unsigned blocks = blocks_for("march", in.rays);
-      blocks_kernel<T><<<blocks_for("march", in.blocks), kThreads, 0, stream>>>(in.blocks, grid, any.mutable_data_ptr<uint8_t>());
+      blocks_kernel<T><<<blocks_for("march", in.blocks), kThreads, 0, stream>>>(
+          in.blocks, grid, any.mutable_data_ptr<uint8_t>());
       count_kernel<T><<<blocks, kThreads, 0, stream>>>(in.rays, grid, steps, origins, along, shifts, ends + 1);
       check_launch("march");
     }
@@ -89,7 +92,8 @@ std::tuple<Tensor, Tensor, Tensor> march(
     ray = empty_of_type(in.origins_m, total, ScalarType::Long);
     if (total > 0) {
       fill_kernel<T><<<blocks_for("march", in.rays), kThreads, 0, stream>>>(
-          in.rays, grid, steps, origins, along, shifts, ends, distance_m.mutable_data_ptr<T>(), ray.mutable_data_ptr<int64_t>());
+          in.rays, grid, steps, origins, along, shifts, ends, distance_m.mutable_data_ptr<T>(),
+          ray.mutable_data_ptr<int64_t>());
       check_launch("march");
     }
   });

@@ -68,7 +68,7 @@ C10_HOST_DEVICE inline bool intersect_box(const MarchGrid<T>& grid, const T* ori
   return near < far && square > T(1e-12);  // a ray without direction would never leave
 }
 
-// The first step that may lie behind the block around `cell`; at least k + 1. Rounded down: a step is rather looked at twice.
+// The first step that may lie behind the block around `cell`; at least k + 1. Rounded down: looking twice does no harm.
 template <class T>
 C10_HOST_DEVICE inline int64_t step_behind_block(
     const int64_t* cell, const T* start, const T* inverse_rate, T near, T shift, T length, int64_t k, int64_t steps) {

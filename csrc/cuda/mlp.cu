@@ -1,0 +1,262 @@
+// mlp on CUDA: a block of threads takes tiles of kTile samples one after another; a thread owns hidden units, of which it
+// holds a whole tile in registers, so that a weight is read once a tile. The tile of inputs and of hidden units is in
+// shared memory. Parameter gradients are summed within a block and then over the blocks in order: they repeat bit for bit.
+// That frames are in range is not checked: it would wait for the device.
+
+#include "launch.h"
+#include "mlp_checks.h"
+#include "mlp_math.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <tuple>
+
+namespace {
+
+using namespace manvatar;
+
+constexpr int kTile = 32;
+constexpr int kStride = kTile + 1;  // of a row of a tile in shared memory: odd, so that columns lie in different banks
+
+template <class T>
+struct Network {
+  const T *inputs, *hidden_weight, *hidden_bias, *out_weight, *out_bias;
+  const int64_t* frame;
+  int64_t samples;
+  int in, hidden, out;
+  int64_t frames;
+
+  Network(const MlpInputs& arguments, const T* bias)
+      : inputs(arguments.inputs.const_data_ptr<T>()),
+        hidden_weight(arguments.hidden_weight.const_data_ptr<T>()),
+        hidden_bias(arguments.hidden_bias.const_data_ptr<T>()),
+        out_weight(arguments.out_weight.const_data_ptr<T>()),
+        out_bias(bias),
+        frame(arguments.frame.const_data_ptr<int64_t>()),
+        samples(arguments.samples),
+        in(static_cast<int>(arguments.in)),
+        hidden(static_cast<int>(arguments.hidden)),
+        out(static_cast<int>(arguments.out)),
+        frames(arguments.frames) {}
+
+  // The partial sums of one block: gradients of hidden_weight, hidden_bias, out_weight and out_bias, one after another.
+  __host__ __device__ int64_t bias_at() const { return static_cast<int64_t>(hidden) * in; }
+  __host__ __device__ int64_t out_weight_at() const { return bias_at() + frames * hidden; }
+  __host__ __device__ int64_t out_bias_at() const { return out_weight_at() + static_cast<int64_t>(out) * hidden; }
+  __host__ __device__ int64_t record() const { return out_bias_at() + out; }
+
+  size_t forward_bytes() const { return sizeof(T) * kStride * (in + hidden); }
+  size_t backward_bytes() const { return sizeof(T) * kStride * (in + 2 * hidden + out); }
+};
+
+template <class T>
+__device__ T* shared_memory() {
+  extern __shared__ __align__(16) unsigned char bytes[];
+  return reinterpret_cast<T*>(bytes);
+}
+
+// x (in, kTile) and activated (hidden, kTile) of the samples begin..begin+count-1; the rest of the tile repeats the last.
+template <class T>
+__device__ void hidden_layer(const Network<T>& net, int64_t begin, int count, T* x, T* activated) {
+  for (int i = threadIdx.x; i < kTile * net.in; i += kThreads) {
+    const int s = i / net.in, k = i % net.in;
+    x[k * kStride + s] = net.inputs[(begin + min(s, count - 1)) * net.in + k];
+  }
+  __syncthreads();
+  for (int h = threadIdx.x; h < net.hidden; h += kThreads) {
+    T sums[kTile];
+#pragma unroll
+    for (int s = 0; s < kTile; ++s) sums[s] = net.hidden_bias[net.frame[begin + min(s, count - 1)] * net.hidden + h];
+    for (int k = 0; k < net.in; ++k) {
+      const T weight = net.hidden_weight[static_cast<int64_t>(h) * net.in + k];
+#pragma unroll
+      for (int s = 0; s < kTile; ++s) sums[s] += weight * x[k * kStride + s];
+    }
+#pragma unroll
+    for (int s = 0; s < kTile; ++s) activated[h * kStride + s] = leaky_relu(sums[s]);
+  }
+  __syncthreads();
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) forward_kernel(Network<T> net, T* __restrict__ out) {
+  T* x = shared_memory<T>();
+  T* activated = x + net.in * kStride;
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * kTile;
+  for (int64_t begin = static_cast<int64_t>(blockIdx.x) * kTile; begin < net.samples; begin += stride) {
+    const int count = static_cast<int>(min(static_cast<int64_t>(kTile), net.samples - begin));
+    hidden_layer(net, begin, count, x, activated);
+    for (int i = threadIdx.x; i < kTile * net.out; i += kThreads) {
+      const int s = i % kTile, o = i / kTile;
+      T sum = net.out_bias[o];
+      for (int h = 0; h < net.hidden; ++h) sum += net.out_weight[o * net.hidden + h] * activated[h * kStride + s];
+      if (s < count) out[(begin + s) * net.out + o] = sum;
+    }
+    __syncthreads();  // before the tile is overwritten
+  }
+}
+
+// Of hidden unit h: the gradient before its activation (tile), and what the tile adds to the sums of its parameters.
+template <class T>
+__device__ void hidden_unit_backward(
+    const Network<T>& net, int64_t begin, int count, int h, const T* grad, const T* activated, T* to_hidden, T* sums) {
+  for (int s = 0; s < count; ++s) {
+    T d = 0;
+    for (int o = 0; o < net.out; ++o) d += grad[o * kStride + s] * net.out_weight[o * net.hidden + h];
+    to_hidden[h * kStride + s] = d * leaky_relu_slope(activated[h * kStride + s]);
+  }
+  for (int s = count; s < kTile; ++s) to_hidden[h * kStride + s] = 0;
+  for (int o = 0; o < net.out; ++o) {
+    T sum = 0;
+    for (int s = 0; s < count; ++s) sum += grad[o * kStride + s] * activated[h * kStride + s];
+    sums[net.out_weight_at() + o * net.hidden + h] += sum;
+  }
+  for (int s = 0; s < count;) {  // a run of samples of one frame at a time
+    const int64_t frame = net.frame[begin + s];
+    T sum = 0;
+    for (; s < count && net.frame[begin + s] == frame; ++s) sum += to_hidden[h * kStride + s];
+    sums[net.bias_at() + frame * net.hidden + h] += sum;
+  }
+}
+
+// `partial` holds one record of sums a block, zero at first; each element is only ever changed by one thread.
+template <class T>
+__global__ void __launch_bounds__(kThreads) backward_kernel(
+    Network<T> net, const T* __restrict__ upstream, T* __restrict__ grad_inputs, T* __restrict__ partial) {
+  T* x = shared_memory<T>();
+  T* activated = x + net.in * kStride;
+  T* to_hidden = activated + net.hidden * kStride;
+  T* grad = to_hidden + net.hidden * kStride;
+  T* sums = partial + blockIdx.x * net.record();
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * kTile;
+  for (int64_t begin = static_cast<int64_t>(blockIdx.x) * kTile; begin < net.samples; begin += stride) {
+    const int count = static_cast<int>(min(static_cast<int64_t>(kTile), net.samples - begin));
+    for (int i = threadIdx.x; i < count * net.out; i += kThreads)
+      grad[i % net.out * kStride + i / net.out] = upstream[begin * net.out + i];
+    hidden_layer(net, begin, count, x, activated);
+    for (int h = threadIdx.x; h < net.hidden; h += kThreads)
+      hidden_unit_backward(net, begin, count, h, grad, activated, to_hidden, sums);
+    for (int o = threadIdx.x; o < net.out; o += kThreads) {
+      T sum = 0;
+      for (int s = 0; s < count; ++s) sum += grad[o * kStride + s];
+      sums[net.out_bias_at() + o] += sum;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < net.hidden * net.in; i += kThreads) {
+      const T *d = to_hidden + i / net.in * kStride, *input = x + i % net.in * kStride;
+      T sum = 0;
+#pragma unroll
+      for (int s = 0; s < kTile; ++s) sum += d[s] * input[s];
+      sums[i] += sum;
+    }
+    for (int i = threadIdx.x; i < count * net.in; i += kThreads) {
+      const int s = i / net.in, k = i % net.in;
+      T sum = 0;
+      for (int h = 0; h < net.hidden; ++h)
+        sum += to_hidden[h * kStride + s] * net.hidden_weight[static_cast<int64_t>(h) * net.in + k];
+      grad_inputs[begin * net.in + i] = sum;
+    }
+    __syncthreads();  // before the tile is overwritten
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) sum_kernel(
+    int64_t elements, int blocks, int64_t record, const T* __restrict__ partial, T* __restrict__ out) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= elements) return;
+  T sum = 0;
+  for (int b = 0; b < blocks; ++b) sum += partial[b * record + i];
+  out[i] = sum;
+}
+
+void check(const char* op, cudaError_t error) {
+  if (error != cudaSuccess) fail(op, "(): CUDA failed: ", cudaGetErrorString(error));
+}
+
+int attribute(const char* op, cudaDeviceAttr name) {
+  int device = 0, value = 0;
+  check(op, cudaGetDevice(&device));
+  check(op, cudaDeviceGetAttribute(&value, name, device));
+  return value;
+}
+
+// Lets `kernel` use more shared memory than is allowed unasked, where the device has it.
+template <class Kernel>
+void ask_for_shared_memory(const char* op, Kernel* kernel, size_t bytes) {
+  const size_t most = attribute(op, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  if (bytes > most)
+    fail(op, "(): needs ", bytes, " bytes of shared memory, the device has ", most, "; use fewer inputs or hidden units");
+  check(op, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+}
+
+// A few blocks on each multiprocessor; each takes many tiles.
+int block_count(const char* op, int64_t samples) {
+  const int64_t tiles = (samples + kTile - 1) / kTile;
+  return static_cast<int>(std::min<int64_t>(tiles, 4 * attribute(op, cudaDevAttrMultiProcessorCount)));
+}
+
+Tensor mlp(Tensor inputs, Tensor frame, Tensor hidden_weight, Tensor hidden_bias, Tensor out_weight, Tensor out_bias) {
+  const char* op = "mlp";
+  const MlpInputs in = check_mlp(op, inputs, frame, hidden_weight, hidden_bias, out_weight);
+  check_like(op, "out_bias", out_bias, "inputs", inputs);
+  check_shape(op, "out_bias", out_bias, {in.out});
+  const OnDevice device(in.inputs);
+  const Tensor bias = dense(out_bias);
+  Tensor out = empty_of(in.inputs, {in.samples, in.out});
+  if (in.samples == 0) return out;
+  dispatch_floating(in.inputs, [&]<class T>() {
+    const Network<T> net(in, bias.const_data_ptr<T>());
+    ask_for_shared_memory(op, forward_kernel<T>, net.forward_bytes());
+    forward_kernel<T><<<block_count(op, in.samples), kThreads, net.forward_bytes(), device.stream()>>>(
+        net, out.mutable_data_ptr<T>());
+  });
+  check_launch(op);
+  return out;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mlp_backward(
+    Tensor grad, Tensor inputs, Tensor frame, Tensor hidden_weight, Tensor hidden_bias, Tensor out_weight) {
+  const char* op = "mlp_backward";
+  const MlpInputs in = check_mlp(op, inputs, frame, hidden_weight, hidden_bias, out_weight);
+  check_like(op, "grad", grad, "inputs", inputs);
+  check_shape(op, "grad", grad, {in.samples, in.out});
+  const OnDevice device(in.inputs);
+  const cudaStream_t stream = device.stream();
+  const Tensor upstream = dense(grad);
+  Tensor grad_inputs = empty_of(in.inputs, {in.samples, in.in}), grad_weight = empty_of(in.inputs, {in.hidden, in.in});
+  Tensor grad_bias = empty_of(in.inputs, {in.frames, in.hidden}), grad_out = empty_of(in.inputs, {in.out, in.hidden});
+  Tensor grad_out_bias = empty_of(in.inputs, {in.out});
+  dispatch_floating(in.inputs, [&]<class T>() {
+    const Network<T> net(in, nullptr);
+    const int blocks = in.samples > 0 ? block_count(op, in.samples) : 0;
+    Tensor partial = empty_of(in.inputs, {blocks, net.record()});
+    torch::stable::zero_(partial);
+    const T* sums = partial.const_data_ptr<T>();
+    if (blocks > 0) {
+      ask_for_shared_memory(op, backward_kernel<T>, net.backward_bytes());
+      backward_kernel<T><<<blocks, kThreads, net.backward_bytes(), stream>>>(
+          net, upstream.const_data_ptr<T>(), grad_inputs.mutable_data_ptr<T>(), partial.mutable_data_ptr<T>());
+      check_launch(op);
+    }
+    const auto sum_up = [&](Tensor& out, int64_t at) {
+      if (out.numel() == 0) return;
+      sum_kernel<T><<<blocks_for(op, out.numel()), kThreads, 0, stream>>>(
+          out.numel(), blocks, net.record(), sums + at, out.mutable_data_ptr<T>());
+    };
+    sum_up(grad_weight, 0);
+    sum_up(grad_bias, net.bias_at());
+    sum_up(grad_out, net.out_weight_at());
+    sum_up(grad_out_bias, net.out_bias_at());
+  });
+  check_launch(op);
+  return {grad_inputs, grad_weight, grad_bias, grad_out, grad_out_bias};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(manvatar, CUDA, library) {
+  library.impl("mlp", TORCH_BOX(&mlp));
+  library.impl("mlp_backward", TORCH_BOX(&mlp_backward));
+}
