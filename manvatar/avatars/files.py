@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from manvatar.errors import UserError
@@ -43,7 +43,8 @@ def write_avatar(path: str | Path, header: AvatarHeader, tensors: dict[str, Tens
     stored = {name: _stored(name, tensor, precision) for name, tensor in tensors.items()}
     text = json.dumps(dataclasses.asdict(header), allow_nan=False)
     with replacing(path) as temporary:
-        save_file(stored, temporary, metadata={_KEY: text})
+        # save_file would make the file readable by its owner alone, whatever the umask says.
+        temporary.write_bytes(save(stored, metadata={_KEY: text}))
 
 
 def read_avatar(path: str | Path) -> tuple[AvatarHeader, dict[str, Tensor]]:

@@ -51,6 +51,12 @@ def test_full_precision_gives_the_same_bits_back(avatar: Avatar, path: Path) -> 
     assert torch.equal(avatar.render(expression, size_px=40), loaded.render(expression, size_px=40))
 
 
+def test_the_file_has_the_usual_permissions(path: Path) -> None:
+    usual = path.with_name("usual")
+    usual.write_text("")
+    assert path.stat().st_mode == usual.stat().st_mode
+
+
 def test_half_precision_is_half_the_size_and_nearly_equal(avatar: Avatar, path: Path) -> None:
     half_path = path.with_name("half.mav")
     avatar.save(half_path)
