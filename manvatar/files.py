@@ -25,11 +25,20 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
     try:
         yield temporary
+        _share_like_any_new_file(temporary)
         os.replace(temporary, target)
     except PermissionError as error:
         raise UserError(f"cannot write {target}: {error.strerror}; choose another output path") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _share_like_any_new_file(path: Path) -> None:
+    """Some writers make private files; give ``path`` the permissions the user's umask asks for."""
+    mask = os.umask(0)
+    os.umask(mask)
+    if path.exists():
+        path.chmod(0o666 & ~mask)
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:

@@ -37,5 +37,6 @@ class TrainingConfig:
     coarse_iterations: int = 400  # after so many the step has halved down to that of ``march``
     occupancy_every: int = 16
     occupancy_cell_m: float = 0.004
+    regularize_every: int = 8  # the motion regularisers touch whole grids, so they come rarely and weigh as much more
     loss: LossConfig = field(default_factory=LossConfig)
     march: MarchConfig = field(default_factory=MarchConfig)

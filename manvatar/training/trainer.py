@@ -16,6 +16,7 @@ from manvatar.fields import FastField
 from manvatar.rendering import MarchConfig, MarchTables, OccupancyGrid, march, march_tables, render
 from manvatar.training.config import TrainingConfig
 from manvatar.training.losses import charbonnier, total_variation
+from manvatar.training.optimizer import GridAdam
 from manvatar.training.sampler import RaySampler
 from manvatar.types import Dataset
 
@@ -92,10 +93,10 @@ class Trainer:
         rendering = render(field, batch.rays, samples, white)
         photometric = charbonnier(rendering.rgb, batch.rgb, config.loss.charbonnier_epsilon)
         loss = photometric + config.loss.opacity * (rendering.opacity - batch.alpha).abs().mean()
-        loss = loss + self._regularizer(field.motion)
-        self.optimizer.zero_grad(set_to_none=True)
+        if self.progress.iteration % config.regularize_every == 0:
+            loss = loss + config.regularize_every * self._regularizer(field.motion)
         loss.backward()
-        self.optimizer.step()
+        self.optimizer.step()  # clears the gradients, too
         self.progress.iteration += 1
         mse = (rendering.rgb.detach() - batch.rgb).square().mean().clamp_min(1e-10).item()
         psnr = -10 * math.log10(mse)
@@ -123,7 +124,7 @@ class Trainer:
         """Make what marching reads anew, after the occupancy grid has changed."""
         self._tables = march_tables(self.occupancy, self.config.march)
 
-    def _make_optimizer(self) -> torch.optim.Optimizer:
+    def _make_optimizer(self) -> GridAdam:
         field, config = self.field, self.config
         grids = [*field.canonical]
         motion = [field.motion_mean, field.motion_basis]
@@ -132,11 +133,11 @@ class Trainer:
         groups = [
             {"params": grids, "lr": config.canonical_rate, "name": "canonical"},
             {"params": motion, "lr": config.motion_rate, "name": "motion"},
-            {"params": rest, "lr": config.mlp_rate, "name": "mlp"},
+            {"params": rest, "lr": config.mlp_rate, "name": "mlp", "skip_zero_rows": False},
         ]
         for group in groups:
             group["initial_rate"] = group["lr"]
-        return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-12, fused=True)
+        return GridAdam(groups, betas=(0.9, 0.99), eps=1e-12)
 
     def _schedule(self, max_seconds: float) -> float:
         by_time = self.progress.seconds / max_seconds if math.isfinite(max_seconds) else 0.0
