@@ -16,12 +16,21 @@ from torch.nn.functional import max_pool2d
 from manvatar.geometry import pixel_grid, project, transform
 from manvatar.matting.colors import color_index, density, skin_density
 from manvatar.matting.filters import box_mean, resized
-from manvatar.matting.neck import ANGLES, NeckCoordinates, NeckCut, generic_cut, height_over_cut_m, neck_coordinates
+from manvatar.matting.neck import (
+    ANGLES,
+    NeckCoordinates,
+    NeckCut,
+    generic_cut,
+    height_over_cut_m,
+    neck_coordinates,
+    rise_m,
+)
 from manvatar.matting.person import as_planes
 from manvatar.types import Camera
 
 _STRIDE = 4  # smooth maps are computed at a quarter of the resolution
 _HAIR_HANGS = 0.15  # share of the space beside the jaw
+_BEARDED = 0.5  # share of the chin
 _HAIR_END = 0.25  # below the chin; in heights of the chin under the eyes
 _FRONT_RAD, _SIDE_RAD = math.radians(55), math.radians(80)  # hair hangs beside and behind the neck, not before it
 
@@ -64,17 +73,23 @@ class HeadMatte:
             return
         s = skin_density(skin)
         h = density(torch.cat([frame.colors[frame.hair(self.cut)] for frame in kept]))
-        # Beside the neck hair may hang; if it does not at the height of the jaw, then nor further down.
+        # Beside the neck hair may hang; if it does not at the height of the jaw, then nor further down. Before the
+        # neck it is a beard; if there is none on the chin, then nor under it.
         hangs = np.mean([frame.hanging(self.cut, h > 2 * s) for frame in kept]) > _HAIR_HANGS
+        bearded = np.mean([frame.bearded(h > 2 * s) for frame in kept]) > _BEARDED
         generic = self.cut
         clothes = [frame.body(generic) for frame in kept]
         for _ in range(2):
             c = density(torch.cat([frame.colors[body] for frame, body in zip(kept, clothes, strict=True)]))
-            before = (c + h) / (c + h + 2 * s)
-            self._clothes = before, c / (c + torch.maximum(s, h)) if hangs else before
-            self.cut = generic.with_height(_raised(generic, [(frame, self._foreign(frame)) for frame in kept]))
+            bare, with_hair = (c + h) / (c + h + 2 * s), c / (c + torch.maximum(s, h))
+            self._clothes = with_hair if bearded else bare, with_hair if hangs else bare
+            evidence = [(frame, self._foreign(frame)) for frame in kept]
+            self.cut = generic.with_heights(
+                _raised(generic, generic.height_m, evidence, (0.0, 1.02)),
+                _raised(generic, generic.beside_m, evidence, (1.05, 1.8)),
+            )
             # A collar may have another colour than the rest: what the first cut removed shows it.
-            clothes = [frame.below(self.cut, before > 0.5) | frame.body(generic) for frame in kept]
+            clothes = [frame.below(self.cut, bare > 0.5) | frame.body(generic) for frame in kept]
 
     def __call__(self, sample: HeadSample) -> Float[Tensor, "height width"]:
         """Alpha of the head in [0, 1], float32, of the image's size."""
@@ -149,6 +164,19 @@ class _Reduced:
         beside &= self.face_distance < -0.05 * self.face_px
         return float((like_hair[color_index(self.colors)] & (self.alpha > 0.7))[beside].float().mean())
 
+    def bearded(self, like_hair: Tensor) -> float:
+        """Share of the chin, between lower lip and jaw line, that has the colour of hair."""
+        points = project(
+            self.sample.camera, transform(self.sample.cam_from_head.float(), self.sample.landmarks_m.float())
+        )
+        lip, down = points[57], points[8] - points[57]
+        height, width = self.sample.person_alpha.shape
+        size = self.alpha.shape[1], self.alpha.shape[0]
+        offset = pixel_grid(size) * torch.tensor([width / size[0], height / size[1]]) - lip
+        along = (offset * down).sum(-1) / (down * down).sum()
+        chin = (along > 0.35) & (self.face_distance > 0.01 * self.face_px)
+        return float(like_hair[color_index(self.colors)][chin].float().mean()) if chin.any() else 0.0
+
     def body(self, cut: NeckCut) -> Tensor:
         """Pixels of the person that belong to the trunk."""
         low = self.where.height_m < -cut.unit_m
@@ -173,27 +201,41 @@ def _inside_face(points: Float[Tensor, "68 2"], pixels: Float[Tensor, "h w 2"]) 
     return torch.from_numpy(at).float() - offset.norm(dim=-1)
 
 
-def _raised(cut: NeckCut, frames: list[tuple[_Reduced, Tensor]]) -> Float[Tensor, "angles"]:
-    """Heights of the cut, raised at each angle above the highest place that mostly does not show bare neck."""
+def _raised(
+    cut: NeckCut,
+    height_m: Float[Tensor, "angles"],
+    frames: list[tuple[_Reduced, Tensor]],
+    distance: tuple[float, float],
+) -> Float[Tensor, "angles"]:
+    """Heights, raised at each angle above the highest place that mostly does not show bare neck (or hanging hair).
+
+    Args:
+        cut: the generic one.
+        height_m: the heights to start from; they are never lowered.
+        frames: with the probability of clothes at each pixel.
+        distance: from the axis, in radii, of the pixels that count.
+    """
     rows = torch.arange(0.25, -0.55, -0.025) * cut.unit_m  # from above the chin's level downward
     foreign, seen = torch.zeros(2, len(rows), ANGLES)
     for frame, probability in frames:
+        away = frame.where.distance_m / cut.radius_m
         usable = (frame.alpha > 0.7) & (frame.face_distance < -0.03 * frame.face_px)
-        usable &= frame.where.distance_m < 1.8 * cut.radius_m
-        height = height_over_cut_m(cut, frame.where) + cut.height_at(frame.where.angle_rad)
+        usable &= (away >= distance[0]) & (away < distance[1])
+        height = frame.where.height_m - rise_m(cut, frame.where)
         row = ((rows[0] - height) / (rows[0] - rows[1])).round().long()
         column = ((frame.where.angle_rad / (2 * math.pi) + 0.5) * ANGLES).round().long() % ANGLES
         usable &= (row >= 0) & (row < len(rows))
         index = (row * ANGLES + column)[usable]
         count = torch.bincount(index, minlength=foreign.numel()).reshape(foreign.shape)
         total = torch.bincount(index, (probability[usable] > 0.5).float(), foreign.numel()).reshape(foreign.shape)
-        present = count > 0
-        seen += present
-        foreign += torch.where(present, total / count.clamp(min=1), torch.zeros(()))
-    enough = seen >= max(3, 0.05 * len(frames))
+        seen += count > 0
+        foreign += total / count.clamp(min=1)
+    enough = seen >= max(2, 0.05 * len(frames))
     covered = enough & (foreign > 0.25 * seen)
-    covered[:-1] &= covered[1:] | ~enough[1:]  # one row alone is a necklace, a fold or a shadow
-    height = cut.height_m.clone()
+    # Clothes go on to the bottom. What has bare neck under it is a beard, a necklace, a fold or a shadow.
+    below = covered.flip(0).cumsum(0).flip(0) / enough.flip(0).cumsum(0).flip(0).clamp(min=1)
+    covered &= below > 0.6
+    height = height_m.clone()
     for column in range(ANGLES):
         hits = torch.nonzero(covered[:, column])
         if len(hits):
@@ -205,7 +247,7 @@ def _smoothed(height: Float[Tensor, "angles"]) -> Float[Tensor, "angles"]:
     """Without single outliers, and gentle, around the neck."""
     values = ndimage.median_filter(height.numpy(), 3, mode="wrap")
     values = ndimage.maximum_filter1d(values, 3, mode="wrap")
-    return torch.from_numpy(ndimage.gaussian_filter1d(values, 1.0, mode="wrap"))
+    return torch.from_numpy(ndimage.gaussian_filter1d(values, 1.5, mode="wrap"))
 
 
 def _connected(alpha: Tensor, frame: _Reduced) -> Tensor:

@@ -27,6 +27,7 @@ _LEAN_RAD = math.radians(15)  # the neck goes down and backward
 _DEPTH = 0.45  # of the cut below the chin, measured along the neck
 # Outside the neck the cut rises, so that a shoulder stays outside when the head leans toward it.
 _RIM, _SLOPE = 1.25, 0.5
+_EDGE = 1.0, 1.12  # from the height on the neck to that beside it; distances from the axis in radii
 
 
 @dataclass(frozen=True)
@@ -38,24 +39,17 @@ class NeckCut:
     front: Float[Tensor, "3"]  # unit, perpendicular to ``up``: angle 0; positive angles turn to the subject's left
     radius_m: float
     unit_m: float  # height of the chin under the eyes, the measure of this head
-    height_m: Float[Tensor, "angles"]  # of the cut above the origin, usually negative; ANGLES values from -pi
+    height_m: Float[Tensor, "angles"]  # of the cut above the origin, on the neck; ANGLES values from -pi
+    beside_m: Float[Tensor, "angles"]  # and outside the cylinder, where hair hangs and shoulders begin
 
     @property
     def left(self) -> Float[Tensor, "3"]:
         """Unit vector to the subject's left."""
         return torch.linalg.cross(self.up, self.front)
 
-    def height_at(self, angle_rad: Tensor) -> Tensor:
-        """Height of the cut, interpolated linearly, at any angles around the neck."""
-        position = (angle_rad / (2 * math.pi) + 0.5) * ANGLES
-        low = position.floor()
-        share = position - low
-        index = low.long() % ANGLES
-        return torch.lerp(self.height_m[index], self.height_m[(index + 1) % ANGLES], share)
-
-    def with_height(self, height_m: Float[Tensor, "angles"]) -> NeckCut:
+    def with_heights(self, height_m: Float[Tensor, "angles"], beside_m: Float[Tensor, "angles"]) -> NeckCut:
         """The same neck, cut elsewhere."""
-        return replace(self, height_m=height_m)
+        return replace(self, height_m=height_m, beside_m=beside_m)
 
 
 def generic_cut(landmarks_m: Float[Tensor, "68 3"]) -> NeckCut:
@@ -71,7 +65,8 @@ def generic_cut(landmarks_m: Float[Tensor, "68 3"]) -> NeckCut:
     up = torch.tensor([0.0, math.cos(_LEAN_RAD), math.sin(_LEAN_RAD)])
     front = torch.tensor([0.0, -math.sin(_LEAN_RAD), math.cos(_LEAN_RAD)])
     origin = torch.stack([(jaw_right + jaw_left)[0] / 2, chin[1], chin[2] - _CHIN_TO_NECK * unit - radius])
-    return NeckCut(origin, up, front, radius, unit, torch.full((ANGLES,), -_DEPTH * unit))
+    level = torch.full((ANGLES,), -_DEPTH * unit)
+    return NeckCut(origin, up, front, radius, unit, level, level)
 
 
 @dataclass(frozen=True)
@@ -86,7 +81,7 @@ class NeckCoordinates:
 def neck_coordinates(
     cut: NeckCut, camera: Camera, cam_from_head: Float[Tensor, "4 4"], size_px: tuple[int, int]
 ) -> NeckCoordinates:
-    """Neck coordinates of every pixel of a picture of ``size_px`` (width, height) that shows the camera's whole view."""
+    """Of every pixel of a picture of ``size_px`` (width, height) that shows the camera's whole view."""
     scale = torch.tensor(camera.size_px, dtype=torch.float32) / torch.tensor(size_px, dtype=torch.float32)
     directions_cam = pixel_directions(camera, pixel_grid(size_px) * scale)
     head_from_cam = inverse_rigid(cam_from_head.float())
@@ -103,7 +98,18 @@ def neck_coordinates(
     return NeckCoordinates(o[1] + t * d[..., 1], torch.atan2(x, z), torch.hypot(x, z))
 
 
+def rise_m(cut: NeckCut, where: NeckCoordinates) -> Float[Tensor, "height width"]:
+    """How much higher the cut is at each pixel than its table says, because it rises outside the neck."""
+    return _SLOPE * (where.distance_m - _RIM * cut.radius_m).clamp(min=0)
+
+
 def height_over_cut_m(cut: NeckCut, where: NeckCoordinates) -> Float[Tensor, "height width"]:
     """How far above the cut each pixel is, metres; negative below it."""
-    rise = _SLOPE * (where.distance_m - _RIM * cut.radius_m).clamp(min=0)
-    return where.height_m - cut.height_at(where.angle_rad) - rise
+    position = (where.angle_rad / (2 * math.pi) + 0.5) * ANGLES
+    low = position.floor()
+    index, share = low.long() % ANGLES, position - low
+    following = (index + 1) % ANGLES
+    on_neck = torch.lerp(cut.height_m[index], cut.height_m[following], share)
+    beside = torch.lerp(cut.beside_m[index], cut.beside_m[following], share)
+    outside = ((where.distance_m / cut.radius_m - _EDGE[0]) / (_EDGE[1] - _EDGE[0])).clamp(0, 1)
+    return where.height_m - torch.lerp(on_neck, beside, outside) - rise_m(cut, where)
