@@ -17,7 +17,7 @@ def demo(
     frames: int = 250,
     size: int = 512,
     rate: float = 25.0,
-    seed: int = 0,
+    seed: int = 5,
 ) -> None:
     """Make a clip of a person who does not exist, talking to the camera.
 

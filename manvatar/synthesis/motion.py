@@ -30,13 +30,16 @@ def rotation_from_angles(angles_rad: np.ndarray) -> np.ndarray:
     yaw, pitch, roll = np.moveaxis(np.asarray(angles_rad, float), -1, 0)
     one, zero = np.ones_like(yaw), np.zeros_like(yaw)
 
-    def stack(rows: list[list[np.ndarray]]) -> np.ndarray:
-        return np.stack([np.stack(row, -1) for row in rows], -2)
-
-    about_y = stack([[np.cos(yaw), zero, np.sin(yaw)], [zero, one, zero], [-np.sin(yaw), zero, np.cos(yaw)]])
-    about_x = stack([[one, zero, zero], [zero, np.cos(pitch), -np.sin(pitch)], [zero, np.sin(pitch), np.cos(pitch)]])
-    about_z = stack([[np.cos(roll), -np.sin(roll), zero], [np.sin(roll), np.cos(roll), zero], [zero, zero, one]])
+    about_y = _matrices([[np.cos(yaw), zero, np.sin(yaw)], [zero, one, zero], [-np.sin(yaw), zero, np.cos(yaw)]])
+    about_x = _matrices(
+        [[one, zero, zero], [zero, np.cos(pitch), -np.sin(pitch)], [zero, np.sin(pitch), np.cos(pitch)]]
+    )
+    about_z = _matrices([[np.cos(roll), -np.sin(roll), zero], [np.sin(roll), np.cos(roll), zero], [zero, zero, one]])
     return np.diag([1.0, -1, -1]) @ about_z @ about_y @ about_x
+
+
+def _matrices(rows: list[list[np.ndarray | np.floating]]) -> np.ndarray:
+    return np.stack([np.stack(row, -1) for row in rows], -2)
 
 
 def make_motion(

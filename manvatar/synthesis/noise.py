@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 from scipy.ndimage import map_coordinates
 
+Number: TypeAlias = float | int
 _LATTICE = 32
 
 
@@ -15,7 +17,7 @@ def _lattice(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((_LATTICE,) * 3).astype(np.float32)
 
 
-def smooth_noise(points: np.ndarray, size: float | tuple[float, float, float], seed: int) -> np.ndarray:
+def smooth_noise(points: np.ndarray, size: Number | tuple[Number, Number, Number], seed: int) -> np.ndarray:
     """Zero-mean noise (N,) at ``points`` (N, 3), of about unit variance at its lattice; features are ``size`` wide.
 
     It repeats after 32 sizes. Three sizes make it anisotropic.
@@ -24,12 +26,12 @@ def smooth_noise(points: np.ndarray, size: float | tuple[float, float, float], s
     return map_coordinates(_lattice(seed), place, order=1, mode="grid-wrap") * 1.6
 
 
-def layered_noise(points: np.ndarray, size: float, seed: int, octaves: int = 4) -> np.ndarray:
+def layered_noise(points: np.ndarray, size: Number, seed: int, octaves: int = 4) -> np.ndarray:
     """Noise with detail at ``size`` and halves of it, each half as strong."""
     return sum(0.5**k * smooth_noise(points + 17.3 * k, size * 0.5**k, seed + k) for k in range(octaves))
 
 
-def spots(points: np.ndarray, cell: float, radius: tuple[float, float], share: float, seed: int) -> np.ndarray:
+def spots(points: np.ndarray, cell: Number, radius: tuple[Number, Number], share: Number, seed: int) -> np.ndarray:
     """Soft round spots (N,) in [0, 1]: at most one in each cubic cell of the given size, in a ``share`` of the cells.
 
     Each lies in the middle part of its cell, so that only that cell needs to be looked at.

@@ -49,7 +49,7 @@ def rasterize(points_px: np.ndarray, depth_m: np.ndarray, triangles: np.ndarray,
     kind = np.where(usable, wide * len(WINDOWS) + high_class, -1)
     order = np.argsort(kind, kind="stable")
     kinds, starts = np.unique(kind[order], return_index=True)
-    for k, start, stop in zip(kinds, starts, [*starts[1:], len(order)], strict=True):
+    for k, start, stop in zip(kinds, starts, np.append(starts[1:], len(order)), strict=False):
         if k < 0:
             continue
         window = (int(WINDOWS[k // len(WINDOWS)]), int(WINDOWS[k % len(WINDOWS)]))

@@ -13,10 +13,10 @@ from manvatar.face_models.builtin.head import PARTS
 from manvatar.face_models.builtin.mesh import MOUTH_BAG
 from manvatar.synthesis import textures
 from manvatar.synthesis.hair import HAIR_THICKNESS_MM, Lashes, hair_shell, hair_texture, lashes
-from manvatar.synthesis.noise import layered_noise, smooth_noise
+from manvatar.synthesis.noise import Number, layered_noise, smooth_noise
 from manvatar.synthesis.textures import Colors, Texture
 
-VERGENCE_RAD = 0.055
+VERGENCE_RAD = 0.065
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def _shade() -> np.ndarray:
     side = np.abs(p[:, 0])
     shade = np.ones(len(p))
 
-    def dim(amount: float, x: float, y: float, z: float, wide: float, high: float, deep: float) -> None:
+    def dim(amount: Number, x: Number, y: Number, z: Number, wide: Number, high: Number, deep: Number) -> None:
         distance = ((side - x) / wide) ** 2 + ((p[:, 1] - y) / high) ** 2 + ((p[:, 2] - z) / deep) ** 2
         shade[:] *= 1 - amount * np.exp(-0.5 * distance)
 

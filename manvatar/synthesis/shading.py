@@ -105,7 +105,8 @@ def lighting(
         half = view + towards
         half /= np.linalg.norm(half, axis=1, keepdims=True)
         cosine = np.maximum((normal * half).sum(1, keepdims=True), 0)
-        shine += (cosine**16 + 3 * gloss * cosine**64) * (strength * 0.4)
+        # Dull things have a broad sheen, wet ones a small bright spot.
+        shine += ((1 - gloss) * cosine**16 + 3 * gloss * cosine ** (40 + 160 * gloss**2)) * (strength * 0.4)
     return light, shine * gloss * shade
 
 
@@ -133,7 +134,7 @@ def make_background(size_px: tuple[int, int], seed: int) -> Backdrop:
             image = image * (1 - book) + rng.uniform(0.03, 0.35, 3) * book
             left += wide + rng.choice([0.004, 0.004, 0.05])
     for _ in range(5):
-        cx, cy, r = rng.uniform(0.2, 0.7), rng.uniform(0.05, 0.6), rng.uniform(0.012, 0.035)
+        cx, cy, r = rng.choice([0.02, 0.72]) + rng.uniform(0, 0.2), rng.uniform(0.05, 0.6), rng.uniform(0.012, 0.035)
         disc = np.clip((r - np.hypot(x - cx, y - cy)) / 0.01 + 0.5, 0, 1)[..., None]
         image = image + 0.25 * disc * np.array([0.9, 0.7, 0.4])
     coarse = np.stack([x[::8, ::8] * 40, y[::8, ::8] * 40, 0 * x[::8, ::8]], -1)

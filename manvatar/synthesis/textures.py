@@ -9,7 +9,7 @@ import numpy as np
 from manvatar.face_models.builtin.head import Head
 from manvatar.face_models.builtin.mesh import INNER_EYE, OUTER_EYE
 from manvatar.face_models.builtin.organs import EYE_RADIUS, IRIS_RADIUS, PUPIL_RADIUS
-from manvatar.synthesis.noise import layered_noise, smooth_noise, spots
+from manvatar.synthesis.noise import Number, layered_noise, smooth_noise, spots
 
 TEXELS = 6  # a grid cell of the skin, each way
 HAIR_LINE = ((0, 70), (25, 66), (45, 53), (58, 40), (68, 30), (76, 14), (82, -8), (95, -8), (100, 12), (112, 14),
@@ -26,8 +26,8 @@ class Texture:
     """An image and the texture coordinates of its corners; sampled at the nearest texel."""
 
     albedo: np.ndarray  # (H, W, 3) linear, float32
-    lower: tuple[float, float]  # coordinates at the image's first corner
-    upper: tuple[float, float]
+    lower: tuple[Number, Number]  # coordinates at the image's first corner
+    upper: tuple[Number, Number]
     gloss: float = 0.1
 
     def __call__(self, coordinates: np.ndarray) -> np.ndarray:
@@ -181,7 +181,7 @@ def _skin(p: np.ndarray, colors: Colors, seed: int) -> np.ndarray:
     side = np.abs(p[:, 0])
     front = np.clip((p[:, 2] + 50) / 25, 0, 1)
 
-    def around(x: float, y: float, wide: float, high: float) -> np.ndarray:
+    def around(x: Number, y: Number, wide: Number, high: Number) -> np.ndarray:
         return front * np.exp(-0.5 * (((side - x) / wide) ** 2 + ((p[:, 1] - y) / high) ** 2))
 
     blood = 0.5 * around(42, -32, 15, 13) + 0.45 * around(5, -36, 11, 8) + 0.25 * around(0, -100, 16, 9)
