@@ -20,13 +20,10 @@ install: $(STAMP)
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
 	  echo "manvatar: error: $(PYTHON) cannot make virtual environments; on Debian: apt install python3-venv" >&2; exit 1; }
 
-# torch comes first because the native libraries are compiled against its headers. Without an NVIDIA driver the CPU build
-# is taken: from the indexes pip is set up with, else from PyTorch's own.
+# torch comes first because the native libraries are compiled against its headers. One that is there already is kept: to
+# choose its build (CPU or a CUDA version), make .venv and install it there before this.
 $(STAMP): setup.py pyproject.toml $(NATIVE) | .venv/bin/python
-	@if $(BIN)/python -c 'import torch' 2>/dev/null; then :; \
-	elif command -v nvidia-smi >/dev/null; then $(BIN)/pip install '$(TORCH)'; \
-	else $(BIN)/pip install '$(TORCH)+cpu' 2>/dev/null || \
-	  $(BIN)/pip install '$(TORCH)' --extra-index-url https://download.pytorch.org/whl/cpu; fi
+	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install '$(TORCH)'
 	$(BIN)/pip install -q 'setuptools>=77' wheel
 	$(BIN)/pip install -q --no-build-isolation -e '.[test]'
 	@touch $@
