@@ -60,7 +60,8 @@ def open_clip(path: str | Path, start_s: float = 0.0, end_s: float | None = None
         _, first = next(decoded, (0.0, None))
     if first is None:
         raise UserError(f"no frame of {source} can be decoded; convert it to H.264 with ffmpeg and try again")
-    size_px = upright_size(first)
+    with _opened(source) as (_, stream):
+        size_px = upright_size(first, stream.sample_aspect_ratio)
     index = _index(source)
     count = _decodable(source, index)
     seconds = index.times_s(count)

@@ -22,17 +22,16 @@ _FULL_RANGE = 2
 _kept = threading.local()
 
 
-def upright_size(frame: av.VideoFrame) -> tuple[int, int]:
-    """(width, height) with square pixels, after rotation metadata."""
-    ratio = frame_aspect(frame)
+def upright_size(frame: av.VideoFrame, pixel_aspect: Fraction | None) -> tuple[int, int]:
+    """(width, height) with square pixels, after rotation metadata.
+
+    Args:
+        frame: as decoded.
+        pixel_aspect: width of one pixel over its height, as the file says; None or nonsense counts as 1.
+    """
+    ratio = pixel_aspect if pixel_aspect and Fraction(1, 4) <= pixel_aspect <= 4 else Fraction(1)
     width, height = round(frame.width * ratio), frame.height
     return (height, width) if frame.rotation % 180 else (width, height)
-
-
-def frame_aspect(frame: av.VideoFrame) -> Fraction:
-    """Width of one pixel over its height; 1 where the file does not say or says nonsense."""
-    ratio = getattr(frame, "sample_aspect_ratio", None) or Fraction(1)
-    return ratio if Fraction(1, 4) <= ratio <= 4 else Fraction(1)
 
 
 def converter(size_px: tuple[int, int], *, accurate: bool = True) -> FrameConverter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import wave
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -85,6 +86,21 @@ def test_rotation_metadata(tmp_path: Path, turns: int) -> None:
     shown = next(iter(frames(clip))).image.numpy().astype(int)
     expected = np.rot90(image, -turns).astype(int)
     assert np.abs(shown - expected).mean() < 6
+
+
+def test_pixels_become_square(tmp_path: Path) -> None:
+    path = tmp_path / "wide.mp4"
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        frame = av.VideoFrame.from_ndarray(numbered_image(37), format="rgb24").reformat(format="yuv420p")
+        output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    clip = open_clip(path)
+    assert clip.size_px == (128, 64)
+    (shown,) = frames(clip)
+    assert shown.image.shape == (64, 128, 3) and read_number(shown.image.numpy()) == 37
 
 
 @pytest.mark.parametrize(
