@@ -21,7 +21,7 @@ def test_person_and_background(image: torch.Tensor) -> None:
     assert 0 <= alpha.min() and alpha.max() <= 1
     face = alpha[60:150, 140:205]  # face and hair
     assert face.min() > 0.98
-    assert alpha[220:330, 70:280].mean() > 0.98  # the suit
+    assert alpha[220:330, 70:280].mean() > 0.95  # the suit
     assert alpha[5:60, 250:300].mean() < 0.05  # grey wall beside the head
     assert ((alpha > 0.05) & (alpha < 0.95)).float().mean() < 0.12  # decided nearly everywhere
 
