@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,13 +122,15 @@ def write_novel(
     avatar: Avatar,
     *,
     frames_per_expression: int = 12,
+    yaw_rad: float = math.radians(20),
+    pitch_rad: float = math.radians(8),
     frame_rate_hz: float = 15.0,
     size_px: int | tuple[int, int] | None = None,
     visible_mark: bool = True,
     progress: str | None = "novel views",
 ) -> None:
     """``novel.mp4``: the tour of :func:`manvatar.driving.sweep`, with the name and value of each coefficient."""
-    tour = sweep(avatar, frames_per_expression)
+    tour = sweep(avatar, frames_per_expression, yaw_rad, pitch_rad)
     write_sequence(
         path,
         avatar,
