@@ -18,7 +18,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     it is deleted and ``path`` is left as it was.
 
     Raises:
-        UserError: the folder cannot be made or written to.
+        UserError: the folder cannot be made or written to, or ``path`` is a folder.
     """
     target = Path(path)
     make_folder(target.parent)
@@ -27,7 +27,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         _share_like_any_new_file(temporary)
         os.replace(temporary, target)
-    except PermissionError as error:
+    except (PermissionError, IsADirectoryError) as error:
         raise UserError(f"cannot write {target}: {error.strerror}; choose another output path") from error
     finally:
         temporary.unlink(missing_ok=True)
