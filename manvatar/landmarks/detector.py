@@ -87,8 +87,8 @@ def _observation(mesh: Mesh, image: Tensor) -> Observation:
         (MEDIAPIPE_LEFT_IRIS, (386, 374), (263, 362)),
     ):
         opening, width_px = (np.linalg.norm(points[a] - points[b]) for a, b in (lids, corners))
-        # Full trust from an opening of 0.2 of the eye's width, none when shut (0.08: lid lines do not touch).
-        confidence[list(iris)] *= np.clip((opening / max(width_px, 1e-6) - 0.08) / 0.12, 0, 1)
+        # Full trust from an opening of 0.15 of the eye's width, none when shut.
+        confidence[list(iris)] *= np.clip((opening / max(width_px, 1e-6) - 0.05) / 0.1, 0, 1)
     return Observation(points, confidence, mesh.box)
 
 

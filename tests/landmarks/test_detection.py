@@ -13,6 +13,12 @@ from landmarks.faces import EYE_DISTANCE_PX, astronaut, face_clip
 from manvatar.errors import UserError
 from manvatar.landmarks import Detection, MediaPipeDetector, as_ibug68, detect_clip, make_detector
 from manvatar.landmarks.blazeface import FaceFinder
+from manvatar.landmarks.schemes import (
+    MEDIAPIPE_LEFT_LOWER_LID,
+    MEDIAPIPE_LEFT_UPPER_LID,
+    MEDIAPIPE_RIGHT_LOWER_LID,
+    MEDIAPIPE_RIGHT_UPPER_LID,
+)
 from manvatar.video import frames, open_clip, writer
 
 
@@ -25,6 +31,10 @@ def test_parity_with_mediapipe() -> None:
     """The numbers are those of mediapipe 0.10.21 (mp.solutions FaceMesh, not refined) on a repeated still image."""
     expected = np.loadtxt(Path(__file__).with_name("astronaut_mediapipe.csv"), delimiter=",")
     image = torch.from_numpy(astronaut())
+    lids = set(
+        MEDIAPIPE_RIGHT_UPPER_LID + MEDIAPIPE_RIGHT_LOWER_LID + MEDIAPIPE_LEFT_UPPER_LID + MEDIAPIPE_LEFT_LOWER_LID
+    )
+    others = [k for k in range(468) if k not in lids]
     for as_mediapipe, median_px, p95_px in ((True, 0.03, 0.06), (False, 0.2, 0.25)):
         detector = MediaPipeDetector(as_mediapipe=as_mediapipe)
         (face,) = detector.discover(image)
@@ -32,7 +42,8 @@ def test_parity_with_mediapipe() -> None:
             face = detector.follow(image, face)
         error = np.linalg.norm(face.points_px[:468] - expected, axis=-1)
         assert np.median(error) < median_px
-        assert np.percentile(error, 95) < p95_px
+        assert np.percentile(error[others], 95) < p95_px
+        assert error.max() < (0.2 if as_mediapipe else 2.0)  # the lids come from another network
 
 
 def test_irises_lie_between_the_lids() -> None:
@@ -158,6 +169,16 @@ def test_unknown_backend_and_missing_file(tmp_path: Path) -> None:
         video.write(np.zeros((64, 64, 3), np.uint8))
     with pytest.raises(UserError, match="no such landmark file: points.npz.*or name a backend"):
         detect_clip(open_clip(tmp_path / "a.mp4"), "points.npz")
+
+
+def test_a_blink_closes_the_lids(shared_data: Path) -> None:
+    """The mesh network alone goes down to 0.18 of the eye's width where the eye is shut."""
+    found = detect_clip(open_clip(shared_data / "clips" / "address_1280x720.mp4", start_s=0.0, end_s=1.0))
+    points = found.landmarks.points_px
+    opening = (points[:, 159] - points[:, 145]).norm(dim=-1) / (points[:, 33] - points[:, 133]).norm(dim=-1)
+    assert opening.min() < 0.08 and opening.median() > 0.2
+    shut = opening.argmin()
+    assert found.landmarks.confidence[shut, 468] < 0.2 < 0.9 < found.landmarks.confidence[opening.argmax(), 468]
 
 
 @pytest.mark.parametrize("name", ["address_1280x720", "beard_1080x1920", "wavy_1080x1920"])
