@@ -6,12 +6,14 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <cstring>
 
 namespace {
 
 using namespace manvatar;
 
 constexpr int64_t kElementsPerTask = 32768;
+constexpr int64_t kRowsAtOnce = 64;  // their gradients are still in the cache when they are used
 
 template <class T>
 struct Arrays {
@@ -21,18 +23,40 @@ struct Arrays {
   AdamStep<T> step;
 };
 
+// Whether any element is not zero; either zero counts as zero, and not-a-number does not: it must not be hidden.
+MANVATAR_INLINE bool any_bits(const float* values, int64_t count) {
+  uint32_t bits = 0, word;
+  for (int64_t c = 0; c < count; ++c) std::memcpy(&word, values + c, sizeof(word)), bits |= word;
+  return bits << 1 != 0;
+}
+MANVATAR_INLINE bool any_bits(const double* values, int64_t count) {
+  uint64_t bits = 0, word;
+  for (int64_t c = 0; c < count; ++c) std::memcpy(&word, values + c, sizeof(word)), bits |= word;
+  return bits << 1 != 0;
+}
+
+// The elements begin..end-1, whose rows all have a gradient. A long plain loop is what compilers turn into vectors.
+template <class T>
+MANVATAR_INLINE void update_elements(const Arrays<T>& a, int64_t begin, int64_t end) {
+  const AdamStep<T> step = a.step;
+  T* __restrict__ grad = a.grad;
+  T* __restrict__ parameter = a.parameter;
+  T* __restrict__ mean = a.mean;
+  T* __restrict__ square = a.square;
+  for (int64_t i = begin; i < end; ++i) {
+    adam_element(step, grad[i], parameter[i], mean[i], square[i]);
+    grad[i] = 0;
+  }
+}
+
 template <int N, class T>
 MANVATAR_INLINE void update(const Arrays<T>& a, int64_t begin, int64_t end) {
   const int64_t width = N ? N : a.width;
-  for (int64_t row = begin; row < end; ++row) {
-    T* grad = a.grad + row * width;
-    bool any = false;  // not-a-number counts as a gradient: it must not be hidden
-    for (int64_t c = 0; c < width; ++c) any |= grad[c] != 0;
-    if (!any && a.skip_zero_rows) continue;
-    T *parameter = a.parameter + row * width, *mean = a.mean + row * width, *square = a.square + row * width;
-#pragma GCC ivdep
-    for (int64_t c = 0; c < width; ++c) adam_element(a.step, grad[c], parameter[c], mean[c], square[c]);
-    for (int64_t c = 0; c < width; ++c) grad[c] = 0;
+  for (int64_t row = begin; row < end;) {
+    const int64_t first = row;
+    while (row < end && row < first + kRowsAtOnce && (!a.skip_zero_rows || any_bits(a.grad + row * width, width))) ++row;
+    if (row > first) update_elements(a, first * width, row * width);
+    else ++row;
   }
 }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from manvatar.ops.composite import Composite, composite, composite_reference
 from manvatar.ops.march import Marched, march, march_reference
+from manvatar.ops.memory import keep_freed_memory
 from manvatar.ops.mlp import mlp, mlp_reference
 from manvatar.ops.sample_grid import sample_grid, sample_grid_reference
 from manvatar.ops.sparse_adam import sparse_adam_, sparse_adam_reference_
@@ -19,6 +20,7 @@ __all__ = [
     "Marched",
     "composite",
     "composite_reference",
+    "keep_freed_memory",
     "march",
     "march_reference",
     "mlp",
