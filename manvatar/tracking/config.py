@@ -26,7 +26,7 @@ class TrackerConfig:
 
     landmark_sd_iod: float = 0.01
     """Standard deviation of the detector before it has been measured on the clip."""
-    landmark_sd_range: tuple[float, float] = (0.5, 3.0)
+    landmark_sd_range: tuple[float, float] = (1.0, 3.0)
     """Bounds of the measured standard deviation of one landmark, as multiples of ``landmark_sd_iod``."""
     huber: float = 3.0
     """Landmark residuals (in standard deviations) beyond which the penalty grows linearly."""
