@@ -9,6 +9,10 @@ from scipy.spatial import cKDTree
 
 from manvatar.types import FaceModel, LandmarkEmbedding, LandmarkScheme
 
+# Parts of face models that landmarks lie on, by name.
+SKIN = ("face", "neck", "skull", "left_ear", "right_ear")
+EYEBALLS = ("left_eyeball", "right_eyeball")
+
 
 def closest_points(
     points: np.ndarray, vertices: np.ndarray, triangles: np.ndarray, candidates: int = 40
@@ -76,11 +80,16 @@ def transfer_embedding(
     points = embedded_points(source, scheme, source_m) @ rotation.T * scale + shift
     controls = from_68 @ rotation.T * scale + shift
     # Jaw points slide along the outline between models, so they only guide the warp; the others may miss a little.
-    loose = np.where(np.arange(68) < 17, 5e-3, 3e-4)
+    loose = np.where(np.arange(68) < 17, 5e-3, 1e-4)
     warp = RBFInterpolator(controls, to_68 - controls, kernel="linear", degree=1, smoothing=loose)
     points = points + warp(points)
     triangles = target.triangles.numpy()
-    embedding = embed(scheme, points, target_m, triangles, allowed=_outer_triangles(target))
+    embedding = embed(scheme, points, target_m, triangles, allowed=_in_parts(target, SKIN))
+    balls = _in_parts(target, EYEBALLS)
+    irises = _in_parts(source, EYEBALLS)[source.embedding(scheme).triangle.numpy()]
+    if irises.any() and balls.any():  # the irises go to the eyeballs, and nothing else does: lids are close by
+        own = embed(scheme, points[irises], target_m, triangles, allowed=balls)
+        embedding.triangle[irises], embedding.barycentric[irises] = own.triangle, own.barycentric
     found = (target_m[triangles[embedding.triangle]] * embedding.barycentric.double().numpy()[..., None]).sum(1)
     distance = np.linalg.norm(found - points, axis=1)
     weight = source.embedding(scheme).weight * torch.from_numpy((distance < far_m).astype(np.float32))
@@ -105,12 +114,11 @@ def similarity(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarra
     return float(scale), rotation, target.mean(0) - scale * rotation @ source.mean(0)
 
 
-def _outer_triangles(model: FaceModel) -> np.ndarray:
-    """Triangles of the skin and the eyeballs (iris landmarks), by part name; all where the model has one part."""
+def _in_parts(model: FaceModel, names: tuple[str, ...]) -> np.ndarray:
+    """Which triangles (T,) belong to the named parts; a model that is not divided has one part, ``face``."""
     if model.vertex_part is None:
-        return np.ones(len(model.triangles), bool)
-    wanted = {"face", "neck", "skull", "left_eyeball", "right_eyeball", "left_ear", "right_ear"}
-    parts = torch.tensor([name in wanted for name in model.part_names])
+        return np.full(len(model.triangles), "face" in names)
+    parts = torch.tensor([name in names for name in model.part_names])
     return parts[model.vertex_part[model.triangles]].all(1).numpy()
 
 

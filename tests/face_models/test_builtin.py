@@ -118,6 +118,18 @@ def test_mouth_is_shut_at_rest_and_opens_over_the_teeth(model: FaceModel) -> Non
     assert rest[upper, 2].max() < near[:, 2].max() - 4
 
 
+def test_dense_landmarks_of_lids_and_lips_meet_when_those_close(model: FaceModel) -> None:
+    _, _, basis = model.landmark_bases("mediapipe478")
+    rest = model.landmark_bases("mediapipe478")[0]
+    blink = sum(basis[model.expression_names.index(f"eyeBlink{side}")] for side in ("Left", "Right"))
+    closed = (rest + FULL_BLINK * blink) * 1e3
+    for upper, lower in ((159, 145), (158, 153), (160, 144), (386, 374), (385, 380), (387, 373)):
+        assert (rest[upper] - rest[lower])[1] > 0.006
+        assert abs(float((closed[upper] - closed[lower])[1])) < 1
+    for upper, lower in ((13, 14), (82, 87), (312, 317), (81, 178), (311, 402)):
+        assert (rest[upper] - rest[lower]).norm() < 0.002
+
+
 def test_jaw_moves_the_chin_only(model: FaceModel) -> None:
     p = model.landmark_bases("ibug68")[2][model.expression_names.index("jawOpen")] * 1e3
     assert p[8, 1] < -7 and p[57, 1] < -7  # chin and lower lip

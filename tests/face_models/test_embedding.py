@@ -81,3 +81,10 @@ def test_lips_keep_their_sides_on_ict(shared_data: object) -> None:
     rate = (basis_68[:, 62] - basis_68[:, 66])[:, 1]
     opening = torch.einsum("e,ek->k", rate / rate.norm(), basis[..., 1])
     assert opening[[95, 88, 178, 87, 14, 317, 402, 318, 324]].max() < opening[[80, 81, 82, 13, 312, 311, 310]].min()
+
+
+def test_lids_stay_off_the_eyeballs_on_ict(shared_data: object) -> None:
+    model = load(f"{shared_data}/face_models/ict_facekit_light.npz")
+    part = model.vertex_part[model.triangles[model.embedding("mediapipe478").triangle]]
+    balls = torch.tensor([name.endswith("eyeball") for name in model.part_names])
+    assert bool(balls[part[468:]].all()) and not bool(balls[part[:468]].any())

@@ -23,28 +23,41 @@ _BASE = np.array(((-13.5, -45, 22), (-7, -46.8, 23.5), (0, -47.5, 24)))
 _UPPER_BORDER = np.array(((-16, -63.8, 21), (-6.5, -60.6, 26), (0, -61.6, 26.5)))
 _LOWER_BORDER = np.array(((-15.5, -75.5, 18), (-8, -78.2, 23), (0, -78.8, 24)))  # 59, 58, 57
 
-# MediaPipe's points on the inner and outer edge of either lip; those of an edge keep to their own side of the slit.
-MEDIAPIPE_UPPER_LIP = (191, 80, 81, 82, 13, 312, 311, 310, 415, 185, 40, 39, 37, 0, 267, 269, 270, 409)
-MEDIAPIPE_LOWER_LIP = (95, 88, 178, 87, 14, 317, 402, 318, 324, 146, 91, 181, 84, 17, 314, 405, 321, 375)
+# MediaPipe's points on either side of the slits, from the subject's right. Those of the outer edge of a lip are near
+# the slit too, so all of them keep to their own side of it.
+MEDIAPIPE_MARGINS = {
+    ("mouth", "upper"): (191, 80, 81, 82, 13, 312, 311, 310, 415),
+    ("mouth", "lower"): (95, 88, 178, 87, 14, 317, 402, 318, 324),
+    ("right_eye", "upper"): (246, 161, 160, 159, 158, 157, 173),
+    ("right_eye", "lower"): (7, 163, 144, 145, 153, 154, 155),
+    ("left_eye", "upper"): (398, 384, 385, 386, 387, 388, 466),
+    ("left_eye", "lower"): (382, 381, 380, 374, 373, 390, 249),
+}
+MEDIAPIPE_UPPER_LIP = (*MEDIAPIPE_MARGINS["mouth", "upper"], 185, 40, 39, 37, 0, 267, 269, 270, 409)
+MEDIAPIPE_LOWER_LIP = (*MEDIAPIPE_MARGINS["mouth", "lower"], 146, 91, 181, 84, 17, 314, 405, 321, 375)
 MEDIAPIPE_IRIS = tuple(range(468, 478))
 
 
 def embedding_478(head: Head) -> LandmarkEmbedding:
-    """The 478 points of the table in ``mediapipe478.py``, which ``tools/embed_mediapipe478.py`` has measured."""
-    points = np.array(
-        [triple.split(",") for triple in POINTS_MM.replace("\n", ";").split(";") if triple.strip()], float
-    )
-    row, skin = head.skin.rows["mouth"], head.skin
-    balls = _within(head, "left_eyeball", "right_eyeball")
-    upper_only = np.isin(head.triangles, skin.upper[: row + 1]).all(1)
-    lower_only = np.isin(head.triangles, skin.lower[row:]).all(1)
+    """The 478 points of the table in ``mediapipe478.py``, which ``tools/embed_mediapipe478.py`` has measured.
+
+    Points that are by their definition on the edge of a lid or on the inner edge of a lip are put exactly there; the
+    network's habit of seeing lids a little too open is left to the tracker's personal offsets.
+    """
+    triples = [triple for triple in POINTS_MM.replace("\n", ";").split(";") if triple.strip()]
+    points = np.array([triple.split(",") for triple in triples], float)
+    mouth = head.skin.rows["mouth"]
+    groups = [
+        (MEDIAPIPE_UPPER_LIP, _on_side(head, mouth, "upper")),
+        (MEDIAPIPE_LOWER_LIP, _on_side(head, mouth, "lower")),
+        (MEDIAPIPE_IRIS, _within(head, "left_eyeball", "right_eyeball")),
+    ]
+    for (slit, side), landmarks in MEDIAPIPE_MARGINS.items():
+        row = mouth if slit == "mouth" else head.skin.rows["lids"]
+        points[list(landmarks)] = _snapped(points[list(landmarks)], _slit_edge(head, slit, side))
+        groups.append((landmarks, _on_side(head, row, side)))
     embedding = embed("mediapipe478", points, head.vertices, head.triangles, allowed=_within(head, *_SKIN))
-    return _on_sides(
-        head,
-        embedding,
-        points,
-        ((MEDIAPIPE_UPPER_LIP, upper_only), (MEDIAPIPE_LOWER_LIP, lower_only), (MEDIAPIPE_IRIS, balls)),
-    )
+    return _on_sides(head, embedding, points, groups)
 
 
 def embedding_68(head: Head) -> LandmarkEmbedding:
@@ -71,10 +84,9 @@ def embedding_68(head: Head) -> LandmarkEmbedding:
     inner = np.array([-23.0, -8, 0, 8, 23])
     points[60:65] = _on_row(v[skin.upper[row]], inner)
     points[65:68] = _on_row(v[skin.lower[row]], inner[3:0:-1])
-    upper_only = np.isin(head.triangles, skin.upper[: row + 1]).all(1)
-    lower_only = np.isin(head.triangles, skin.lower[row:]).all(1)
     embedding = embed("ibug68", points, head.vertices, head.triangles, allowed=_within(head, *_SKIN))
-    return _on_sides(head, embedding, points, ((range(60, 65), upper_only), (range(65, 68), lower_only)))
+    sides = ((range(60, 65), _on_side(head, row, "upper")), (range(65, 68), _on_side(head, row, "lower")))
+    return _on_sides(head, embedding, points, sides)
 
 
 _SKIN = ("face", "skull", "neck")
@@ -90,12 +102,31 @@ def _mirror(points: np.ndarray) -> np.ndarray:
     return points[::-1] * (-1, 1, 1)
 
 
+def _on_side(head: Head, row: int, side: str) -> np.ndarray:
+    """Which triangles (T,) of the skin grid are above (``upper``) or below (``lower``) a row with slits."""
+    vertices = head.skin.upper[: row + 1] if side == "upper" else head.skin.lower[row:]
+    return np.isin(head.triangles, vertices).all(1)
+
+
+def _slit_edge(head: Head, slit: str, side: str) -> np.ndarray:
+    """Points (N, 3) along one edge of a slit from the subject's right corner to the left."""
+    skin = head.skin
+    columns = skin.grid[skin.loops[slit], 0].astype(int)
+    row = skin.rows["mouth" if slit == "mouth" else "lids"]
+    edges = skin.upper if side == "upper" else skin.lower
+    return head.vertices[edges[row, columns.min() : columns.max() + 1]]
+
+
+def _snapped(points: np.ndarray, line: np.ndarray) -> np.ndarray:
+    """The closest points of a polyline (N, 3), tried at a fiftieth of its links."""
+    fine = np.linspace(0, len(line) - 1, 50 * (len(line) - 1) + 1)
+    samples = np.stack([np.interp(fine, np.arange(len(line)), line[:, k]) for k in range(3)], 1)
+    return samples[np.linalg.norm(samples - points[:, None], axis=2).argmin(1)]
+
+
 def _margin(head: Head, name: str, shares: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Points of the upper and the lower margin at shares of the width from the subject's right corner to the left."""
-    skin = head.skin
-    row = skin.rows["lids"]
-    columns = np.arange(int(skin.grid[skin.loops[name], 0].min()), int(skin.grid[skin.loops[name], 0].max()) + 1)
-    upper, lower = head.vertices[skin.upper[row, columns]], head.vertices[skin.lower[row, columns]]
+    upper, lower = _slit_edge(head, name, "upper"), _slit_edge(head, name, "lower")
     x = upper[0, 0] + np.array(shares) * (upper[-1, 0] - upper[0, 0])
     return _on_row(upper, x), _on_row(lower, x)
 
