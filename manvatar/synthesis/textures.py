@@ -12,7 +12,7 @@ from manvatar.face_models.builtin.organs import EYE_RADIUS, IRIS_RADIUS, PUPIL_R
 from manvatar.synthesis.noise import Number, layered_noise, smooth_noise, spots
 
 TEXELS = 6  # a grid cell of the skin, each way
-HAIR_LINE = ((0, 70), (25, 66), (45, 53), (58, 40), (68, 30), (76, 14), (82, -8), (95, -8), (100, 12), (112, 14),
+HAIR_LINE = ((0, 70), (25, 66), (45, 53), (58, 40), (68, 30), (76, 14), (82, -8), (102, -8), (106, 12), (114, 14),
              (122, -20), (142, -62), (180, -70))  # fmt: skip
 
 _BROW = np.array([(11.5, 20.5), (25, 25.2), (37, 26.6), (47, 23.8), (55.5, 17.5)])
