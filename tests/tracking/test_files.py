@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -92,12 +92,17 @@ def test_newer_and_damaged_files_are_refused(tmp_path: Path) -> None:
         load_track(path)
 
 
-def test_a_failed_write_keeps_the_old_track(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_track(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "track.safetensors"
     save_track(_track(), path)
     before = path.read_bytes()
-    broken = replace(_track(), face_model=object())  # cannot be written as JSON
-    with pytest.raises(TypeError):
-        save_track(broken, path)
+
+    def out_of_space(tensors: dict, filename: Path, metadata: dict) -> None:
+        Path(filename).write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("manvatar.tracking.files.save_file", out_of_space)
+    with pytest.raises(OSError, match="no space"):
+        save_track(_track(), path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["track.safetensors"]
