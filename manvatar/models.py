@@ -70,18 +70,11 @@ MODELS: dict[str, Model] = {
             "finds smaller faces",
         ),
         _model(
+            "face_landmark_with_attention",
             "face_landmark",
-            "face_landmark",
-            1242398,
-            "1055cb9d4a9ca8b8c688902a3a5194311138ba256bcc94e336d8373a5f30c814",
-            "468 points of a face",
-        ),
-        _model(
-            "iris_landmark",
-            "iris_landmark",
-            2640568,
-            "d1744d2a09c25f501d39eba4faff47e53ecca8852c5ce19bce8eeac39357521f",
-            "eyelid contour and iris",
+            2495106,
+            "e06a804e0144f9929eda782122916b35d60c697c3c9344013ca2bbe76a6ce2b4",
+            "478 points of a face, with lids, lips and irises",
         ),
         _model(
             "selfie_segmentation",

@@ -1,4 +1,4 @@
-"""Running one LiteRT (TensorFlow Lite) network file on one CPU thread."""
+"""Running one LiteRT (TensorFlow Lite) network on one CPU thread."""
 
 from __future__ import annotations
 
@@ -11,30 +11,33 @@ from manvatar.errors import UserError
 
 
 class LiteNetwork:
-    """A network with one image input; not safe to share between threads.
+    """A network of images and feature maps; not safe to share between threads.
 
     Args:
-        path: the ``.tflite`` file.
+        model: a ``.tflite`` file, or its content.
 
     Attributes:
-        input_size: (height, width) of the input image.
+        input_size: (height, width) of the first input.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, model: str | Path | bytes) -> None:
         # The library logs to stderr from C++ at load time; it reads this variable once.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         try:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError as error:
             raise UserError("ai-edge-litert is not installed; run: pip install ai-edge-litert") from error
-        self._interpreter = Interpreter(model_path=str(Path(path)), num_threads=1)
+        source = {"model_content": model} if isinstance(model, bytes) else {"model_path": str(model)}
+        self._interpreter = Interpreter(num_threads=1, **source)
         self._interpreter.allocate_tensors()
-        (self._input,) = self._interpreter.get_input_details()
+        inputs = self._interpreter.get_input_details()
+        self._inputs = [tensor["index"] for tensor in inputs]
         self._outputs = {output["name"]: output["index"] for output in self._interpreter.get_output_details()}
-        self.input_size: tuple[int, int] = tuple(int(n) for n in self._input["shape"][1:3])
+        self.input_size: tuple[int, int] = tuple(int(n) for n in inputs[0]["shape"][1:3])
 
-    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        """Outputs by name for one (height, width, 3) float32 image already in the network's own range."""
-        self._interpreter.set_tensor(self._input["index"], image[None])
+    def __call__(self, *images: np.ndarray) -> dict[str, np.ndarray]:
+        """Outputs by name, for one (height, width, channels) float32 array an input, in the network's own range."""
+        for index, image in zip(self._inputs, images, strict=True):
+            self._interpreter.set_tensor(index, image[None])
         self._interpreter.invoke()
         return {name: self._interpreter.get_tensor(index)[0] for name, index in self._outputs.items()}

@@ -12,19 +12,18 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Region:
-    """A square of side ``size_px`` around (x, y), turned clockwise (y down) by ``angle_rad``; ``mirrored`` flips it."""
+    """A square of side ``size_px`` around (x, y), turned clockwise (y down) by ``angle_rad``."""
 
     x: float
     y: float
     size_px: float
     angle_rad: float = 0.0
-    mirrored: bool = False
 
     def basis(self) -> tuple[np.ndarray, np.ndarray]:
         """Directions of the region's own x and y axes in the image, in pixels per region side."""
         cosine, sine = math.cos(self.angle_rad) * self.size_px, math.sin(self.angle_rad) * self.size_px
         right, down = np.array([cosine, sine]), np.array([-sine, cosine])
-        return (-right if self.mirrored else right), down
+        return right, down
 
     def to_image(self, points: np.ndarray) -> np.ndarray:
         """(..., 2) positions in the region, 0..1 from corner to corner, as image pixels."""

@@ -11,14 +11,8 @@ import torch
 from landmarks.faces import EYE_DISTANCE_PX, astronaut, face_clip
 
 from manvatar.errors import UserError
-from manvatar.landmarks import Detection, MediaPipeDetector, as_ibug68, detect_clip, make_detector
+from manvatar.landmarks import Detection, MediaPipeDetector, Observation, as_ibug68, detect_clip, make_detector
 from manvatar.landmarks.blazeface import FaceFinder
-from manvatar.landmarks.schemes import (
-    MEDIAPIPE_LEFT_LOWER_LID,
-    MEDIAPIPE_LEFT_UPPER_LID,
-    MEDIAPIPE_RIGHT_LOWER_LID,
-    MEDIAPIPE_RIGHT_UPPER_LID,
-)
 from manvatar.video import frames, open_clip, writer
 
 
@@ -28,22 +22,19 @@ def _eyes(detection: Detection) -> np.ndarray:
 
 
 def test_parity_with_mediapipe() -> None:
-    """The numbers are those of mediapipe 0.10.21 (mp.solutions FaceMesh, not refined) on a repeated still image."""
-    expected = np.loadtxt(Path(__file__).with_name("astronaut_mediapipe.csv"), delimiter=",")
-    image = torch.from_numpy(astronaut())
-    lids = set(
-        MEDIAPIPE_RIGHT_UPPER_LID + MEDIAPIPE_RIGHT_LOWER_LID + MEDIAPIPE_LEFT_UPPER_LID + MEDIAPIPE_LEFT_LOWER_LID
-    )
-    others = [k for k in range(468) if k not in lids]
-    for as_mediapipe, median_px, p95_px in ((True, 0.03, 0.06), (False, 0.2, 0.25)):
-        detector = MediaPipeDetector(as_mediapipe=as_mediapipe)
-        (face,) = detector.discover(image)
-        for _ in range(10):
-            face = detector.follow(image, face)
-        error = np.linalg.norm(face.points_px[:468] - expected, axis=-1)
+    """From the points of one image to those of the next, as mediapipe 0.10.21 (mp.solutions FaceMesh, refined) does.
+
+    The file has its points for the first and the second time that it is shown the same picture.
+    """
+    numbers = np.loadtxt(Path(__file__).with_name("astronaut_mediapipe.csv"), delimiter=",").astype(np.float32)
+    first, second = numbers[:, :2], numbers[:, 2:]
+    before = Observation(first, np.ones(478, np.float32), (0.0, 0.0, 1.0, 1.0))
+    assert np.median(np.linalg.norm(first - second, axis=-1)) > 0.3
+    for as_mediapipe, median_px, p95_px in ((True, 0.03, 0.1), (False, 0.2, 0.3)):
+        now = MediaPipeDetector(as_mediapipe=as_mediapipe).follow(torch.from_numpy(astronaut()), before)
+        error = np.linalg.norm(now.points_px - second, axis=-1)
         assert np.median(error) < median_px
-        assert np.percentile(error[others], 95) < p95_px
-        assert error.max() < (0.2 if as_mediapipe else 2.0)  # the lids come from another network
+        assert np.percentile(error, 95) < p95_px
 
 
 def test_irises_lie_between_the_lids() -> None:
@@ -71,7 +62,7 @@ def test_a_tilted_head_gives_turned_points(turns: int) -> None:
     expected = np.stack([y, 512 - x] if turns == 1 else [512 - y, x], -1)
     start = type(upright)(expected.astype(np.float32), upright.confidence, upright.box)
     turned = detector.follow(turned_image, start)
-    assert np.median(np.linalg.norm(turned.points_px[:468] - expected[:468], axis=-1)) < 0.1
+    assert np.median(np.linalg.norm(turned.points_px[:468] - expected[:468], axis=-1)) < 0.2
 
 
 def test_points_scale_with_the_clip(tmp_path: Path) -> None:
@@ -172,7 +163,7 @@ def test_unknown_backend_and_missing_file(tmp_path: Path) -> None:
 
 
 def test_a_blink_closes_the_lids(shared_data: Path) -> None:
-    """The mesh network alone goes down to 0.18 of the eye's width where the eye is shut."""
+    """The plain mesh network only goes down to 0.18 of the eye's width where the eye is shut."""
     found = detect_clip(open_clip(shared_data / "clips" / "address_1280x720.mp4", start_s=0.0, end_s=1.0))
     points = found.landmarks.points_px
     opening = (points[:, 159] - points[:, 145]).norm(dim=-1) / (points[:, 33] - points[:, 133]).norm(dim=-1)
