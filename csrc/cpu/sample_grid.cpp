@@ -1,144 +1,71 @@
-// sample_grid on the CPU. Forward and the gradient of the points: threads share the points. Gradient of the grid: threads
-// share the planes of nodes, and the points are first sorted by plane, so that no two threads write one node, every node
-// adds its points in one order whatever the number of threads, and a thread's writes stay within a few planes at a time.
+// sample_grid on the CPU. Forward and the gradient of the points: threads share the points. Gradient of the grid: grid_cpu.h.
 
-#include "multiversion.h"
+#include "grid_cpu.h"
 #include "sample_grid_checks.h"
 
 #include <torch/csrc/stable/library.h>
 
-#include <algorithm>
-#include <cstring>
 #include <tuple>
-#include <vector>
 
 namespace {
 
 using namespace manvatar;
-
-constexpr int64_t kPointsPerTask = 1024;
-constexpr int64_t kAhead = 8;  // points whose corners are asked for before they are needed
 
 template <class T>
 struct Job {
   const T* grid;
   const T* points;
   const int64_t* frame;  // null: all 0
-  const T* grad;         // backward only
-  T* out;                // values, gradient of the points, or gradient of the grid
+  const T* grad;         // gradient of the points only
+  T* out;                // values, or gradient of the points
   GridShape shape;
 
   MANVATAR_INLINE Cell<T> cell(int64_t i) const { return locate(points + 3 * i, frame ? frame[i] : 0, shape); }
 };
 
-// ------------------------------------------------------------------------------------------------------------- forward
-
-template <class T>
-MANVATAR_INLINE void prefetch(const Job<T>& job, const Cell<T>& cell) {
-  const T* corner = job.grid + cell.plane * job.shape.plane_size() + cell.offset;
-  const int64_t y_step = job.shape.x * job.shape.channels, z_step = job.shape.plane_size();
-  const int64_t last = 2 * job.shape.channels - 1;  // a row of two nodes may lie across two cache lines
-  for (const T* row : {corner, corner + y_step, corner + z_step, corner + z_step + y_step}) {
-    __builtin_prefetch(row);
-    __builtin_prefetch(row + last);
-  }
-}
-
 // Calls use(i, cell) for begin..end-1, kAhead points after their corners were prefetched.
 template <class T, class Use>
 MANVATAR_INLINE void for_points(const Job<T>& job, int64_t begin, int64_t end, const Use& use) {
   Cell<T> ring[kAhead];
-  for (int64_t i = begin; i < std::min(end, begin + kAhead); ++i) prefetch(job, ring[(i - begin) % kAhead] = job.cell(i));
+  const auto ask = [&](int64_t i) __attribute__((always_inline)) {
+    prefetch_corners(job.grid, job.shape, ring[(i - begin) % kAhead] = job.cell(i));
+  };
+  for (int64_t i = begin; i < std::min(end, begin + kAhead); ++i) ask(i);
   for (int64_t i = begin; i < end; ++i) {
-    Cell<T>& slot = ring[(i - begin) % kAhead];
-    const Cell<T> cell = slot;
-    if (i + kAhead < end) prefetch(job, slot = job.cell(i + kAhead));
+    const Cell<T> cell = ring[(i - begin) % kAhead];
+    if (i + kAhead < end) ask(i + kAhead);
     use(i, cell);
   }
 }
 
-template <int N, class T>
+template <int W, class T>
 MANVATAR_INLINE void forward(const Job<T>& job, int64_t begin, int64_t end) {
-  const int64_t channels = N ? N : job.shape.channels;
-  const int64_t y_step = job.shape.x * channels, z_step = job.shape.plane_size();
   for_points(job, begin, end, [&](int64_t i, const Cell<T>& cell) __attribute__((always_inline)) {
-    const T* corner = job.grid + cell.plane * z_step + cell.offset;
-    T* out = job.out + i * channels;
-    for (int64_t c = 0; c < channels; ++c)
-      out[c] = interpolate(corner + c, channels, y_step, z_step, cell.fx, cell.fy, cell.fz);
+    interpolate_channels<W>(job.grid, job.shape, cell, job.out + i * job.shape.channels);
   });
 }
 
-template <int N, class T>
+template <int W, class T>
 MANVATAR_INLINE void backward_points(const Job<T>& job, int64_t begin, int64_t end) {
-  const int64_t channels = N ? N : job.shape.channels;
-  const int64_t y_step = job.shape.x * channels, z_step = job.shape.plane_size();
   for_points(job, begin, end, [&](int64_t i, const Cell<T>& cell) __attribute__((always_inline)) {
-    const T* corner = job.grid + cell.plane * z_step + cell.offset;
-    const T* grad = job.grad + i * channels;
-    T dx = 0, dy = 0, dz = 0;
-    for (int64_t c = 0; c < channels; ++c)
-      add_derivatives(corner + c, channels, y_step, z_step, cell.fx, cell.fy, cell.fz, grad[c], dx, dy, dz);
     T* out = job.out + 3 * i;
-    out[0] = dx * cell.slope_x, out[1] = dy * cell.slope_y, out[2] = dz * cell.slope_z;
+    out[0] = out[1] = out[2] = 0;
+    add_point_gradient<W>(job.grid, job.shape, cell, job.grad + i * job.shape.channels, out);
   });
-}
-
-// ----------------------------------------------------------------------------------------------- gradient of the grid
-
-// Points sorted by the plane of their lowest corner, in their own order within a plane.
-struct ByPlane {
-  std::vector<int64_t> first;   // (planes + 1,): the points of plane p are order[first[p]..first[p + 1])
-  std::vector<int32_t> order;
-};
-
-template <int N, class T>
-MANVATAR_INLINE void add_to_plane(const Job<T>& job, const Cell<T>& cell, const T* grad, int64_t plane, T fz) {
-  const int64_t channels = N ? N : job.shape.channels;
-  const int64_t y_step = job.shape.x * channels;
-  T* near = job.out + plane * job.shape.plane_size() + cell.offset;
-  T* far = near + y_step;
-  const T w1 = cell.fx * (1 - cell.fy) * fz, w0 = (1 - cell.fx) * (1 - cell.fy) * fz;
-  const T w3 = cell.fx * cell.fy * fz, w2 = (1 - cell.fx) * cell.fy * fz;
-  for (int64_t c = 0; c < channels; ++c) near[c] += w0 * grad[c];
-  for (int64_t c = 0; c < channels; ++c) near[channels + c] += w1 * grad[c];
-  for (int64_t c = 0; c < channels; ++c) far[c] += w2 * grad[c];
-  for (int64_t c = 0; c < channels; ++c) far[channels + c] += w3 * grad[c];
-}
-
-// The planes begin..end-1: the upper corners of the points before them, then plane after plane. A plane is cleared just
-// before it is first added to, so that it is still in the cache.
-template <int N, class T>
-MANVATAR_INLINE void backward_grid(const Job<T>& job, const ByPlane& sorted, int64_t begin, int64_t end) {
-  const int64_t channels = N ? N : job.shape.channels, size = job.shape.plane_size();
-  const int64_t last = static_cast<int64_t>(sorted.order.size()) - 1;
-  std::memset(job.out + begin * size, 0, size * sizeof(T));
-  for (int64_t plane = std::max<int64_t>(begin - 1, 0); plane < end; ++plane) {
-    const bool lower = plane >= begin, upper = plane + 1 < end;
-    if (lower && upper) std::memset(job.out + (plane + 1) * size, 0, size * sizeof(T));
-    for (int64_t k = sorted.first[plane]; k < sorted.first[plane + 1]; ++k) {
-      const int64_t i = sorted.order[k], later = sorted.order[std::min(k + kAhead, last)];
-      __builtin_prefetch(job.points + 3 * later);
-      __builtin_prefetch(job.grad + channels * later);
-      const Cell<T> cell = job.cell(i);
-      const T* grad = job.grad + i * channels;
-      if (lower) add_to_plane<N>(job, cell, grad, plane, 1 - cell.fz);
-      if (upper) add_to_plane<N>(job, cell, grad, plane + 1, cell.fz);
-    }
-  }
 }
 
 // ------------------------------------------------------------------- one function a dtype, for each instruction set
 
-#define MANVATAR_DTYPE(T)                                                                                               \
-  MANVATAR_MULTIVERSION void run_forward(const Job<T>& job, int64_t begin, int64_t end) {                              \
-    MANVATAR_BY_CHANNELS(job.shape.channels, forward, job, begin, end)                                                 \
-  }                                                                                                                    \
-  MANVATAR_MULTIVERSION void run_backward_points(const Job<T>& job, int64_t begin, int64_t end) {                      \
-    MANVATAR_BY_CHANNELS(job.shape.channels, backward_points, job, begin, end)                                         \
-  }                                                                                                                    \
-  MANVATAR_MULTIVERSION void run_backward_grid(const Job<T>& job, const ByPlane& sorted, int64_t begin, int64_t end) { \
-    MANVATAR_BY_CHANNELS(job.shape.channels, backward_grid, job, sorted, begin, end)                                   \
+#define MANVATAR_DTYPE(T)                                                                                 \
+  MANVATAR_MULTIVERSION void run_forward(const Job<T>& job, int64_t begin, int64_t end) {                \
+    MANVATAR_BY_WIDTH(job.shape.channels, forward, job, begin, end);                                     \
+  }                                                                                                      \
+  MANVATAR_MULTIVERSION void run_backward_points(const Job<T>& job, int64_t begin, int64_t end) {        \
+    MANVATAR_BY_WIDTH(job.shape.channels, backward_points, job, begin, end);                             \
+  }                                                                                                      \
+  MANVATAR_MULTIVERSION void run_backward_grid(                                                          \
+      const GridGradient<T>& job, const ByPlane& sorted, int64_t begin, int64_t end) {                   \
+    add_to_planes_by_width(job, sorted, begin, end);                                                     \
   }
 
 MANVATAR_DTYPE(float)
@@ -154,43 +81,6 @@ void check_frames(const char* op, const SampleGridInputs& in) {
     if (frame[i] < 0 || frame[i] >= in.shape.batch)
       fail(op, "(): expected frame to be 0 to ", in.shape.batch - 1, ", got ", frame[i], " at sample ", i);
   }
-}
-
-template <class T>
-ByPlane sort_by_plane(const Job<T>& job, int64_t samples) {
-  ByPlane sorted{std::vector<int64_t>(job.shape.planes() + 1, 0), std::vector<int32_t>(samples)};
-  std::vector<int32_t> plane(samples);
-  torch::stable::parallel_for(0, samples, 4 * kPointsPerTask, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) plane[i] = static_cast<int32_t>(job.cell(i).plane);
-  });
-  for (int64_t i = 0; i < samples; ++i) ++sorted.first[plane[i] + 1];
-  for (int64_t p = 0; p < job.shape.planes(); ++p) sorted.first[p + 1] += sorted.first[p];
-  std::vector<int64_t> next(sorted.first.begin(), sorted.first.end() - 1);
-  for (int64_t i = 0; i < samples; ++i) sorted.order[next[plane[i]]++] = static_cast<int32_t>(i);
-  return sorted;
-}
-
-// Cuts the planes where the points before them, and with a smaller weight the nodes to clear, are shared evenly.
-std::vector<int64_t> share_planes(const ByPlane& sorted, int64_t planes, int64_t tasks, double plane_cost) {
-  std::vector<int64_t> cuts{0};
-  const double total = static_cast<double>(sorted.first[planes]) + plane_cost * planes;
-  for (int64_t p = 1; p < planes && static_cast<int64_t>(cuts.size()) < tasks; ++p) {
-    if (static_cast<double>(sorted.first[p]) + plane_cost * p >= total * cuts.size() / tasks) cuts.push_back(p);
-  }
-  cuts.push_back(planes);
-  return cuts;
-}
-
-template <class T>
-void fill_grad_grid(const Job<T>& job, int64_t samples) {
-  const ByPlane sorted = sort_by_plane(job, samples);
-  const int64_t planes = job.shape.planes();
-  // Clearing a node costs about 1/100 of adding a point to eight of them.
-  const double plane_cost = static_cast<double>(job.shape.y * job.shape.x) / 100;
-  const auto cuts = share_planes(sorted, planes, torch::stable::get_num_threads(), plane_cost);
-  torch::stable::parallel_for(0, static_cast<int64_t>(cuts.size()) - 1, 1, [&](int64_t begin, int64_t end) {
-    run_backward_grid(job, sorted, cuts[begin], cuts[end]);
-  });
 }
 
 Tensor sample_grid(Tensor grid, Tensor unit_points, std::optional<Tensor> frame) {
@@ -225,8 +115,9 @@ std::tuple<Tensor, Tensor> sample_grid_backward(
           0, in.samples, kPointsPerTask, [&](int64_t begin, int64_t end) { run_backward_points(job, begin, end); });
     }
     if (for_grid) {
-      job.out = grad_grid.mutable_data_ptr<T>();
-      fill_grad_grid(job, in.samples);
+      const GridGradient<T> grid{grad_grid.mutable_data_ptr<T>(), s, job.points, job.frame, job.grad, s.channels,
+                                 in.samples, true};
+      fill_grid_gradient(grid, [](const auto&... arguments) { run_backward_grid(arguments...); });
     }
   });
   return {grad_grid, grad_points};

@@ -14,6 +14,13 @@ namespace {
 using namespace manvatar;
 
 template <class T>
+__device__ Corners<T> channel_corners(const T* grid, const GridShape& shape, const Cell<T>& cell, int64_t channel) {
+  const T* corner = grid + cell.plane * shape.plane_size() + cell.offset + channel;
+  const auto load = [](const T* p) { return *p; };
+  return corners_at(corner, shape.channels, shape.x * shape.channels, shape.plane_size(), load);
+}
+
+template <class T>
 __global__ void __launch_bounds__(kThreads) forward_kernel(
     int64_t values, GridShape shape, const T* __restrict__ grid, const T* __restrict__ points,
     const int64_t* __restrict__ frame, T* __restrict__ out) {
@@ -21,9 +28,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(
   if (k >= values) return;
   const int64_t i = k / shape.channels, c = k % shape.channels;
   const Cell<T> cell = locate(points + 3 * i, frame ? frame[i] : 0, shape);
-  const T* corner = grid + cell.plane * shape.plane_size() + cell.offset + c;
-  out[k] = interpolate(
-      corner, shape.channels, shape.x * shape.channels, shape.plane_size(), cell.fx, cell.fy, cell.fz);
+  out[k] = interpolate(channel_corners(grid, shape, cell, c), cell.fx, cell.fy, cell.fz);
 }
 
 template <class T>
@@ -35,12 +40,10 @@ __global__ void __launch_bounds__(kThreads) grid_kernel(
   const int64_t i = k / shape.channels, c = k % shape.channels;
   const Cell<T> cell = locate(points + 3 * i, frame ? frame[i] : 0, shape);
   T* corner = out + cell.plane * shape.plane_size() + cell.offset + c;
-  for (int n = 0; n < 8; ++n) {
-    const T wx = n & 1 ? cell.fx : 1 - cell.fx, wy = n & 2 ? cell.fy : 1 - cell.fy, wz = n & 4 ? cell.fz : 1 - cell.fz;
-    const int64_t step = (n & 1 ? shape.channels : 0) + (n & 2 ? shape.x * shape.channels : 0) +
-                         (n & 4 ? shape.plane_size() : 0);
-    atomicAdd(corner + step, wx * wy * wz * grad[k]);
-  }
+  const auto add = [&](T* p, T weight) { atomicAdd(p, weight * grad[k]); };
+  const int64_t x_step = shape.channels, y_step = shape.x * shape.channels;
+  spread_in_plane(corner, x_step, y_step, cell.fx, cell.fy, 1 - cell.fz, add);
+  spread_in_plane(corner + shape.plane_size(), x_step, y_step, cell.fx, cell.fy, cell.fz, add);
 }
 
 template <class T>
@@ -50,12 +53,10 @@ __global__ void __launch_bounds__(kThreads) points_kernel(
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= samples) return;
   const Cell<T> cell = locate(points + 3 * i, frame ? frame[i] : 0, shape);
-  const T* corner = grid + cell.plane * shape.plane_size() + cell.offset;
   T dx = 0, dy = 0, dz = 0;
   for (int64_t c = 0; c < shape.channels; ++c)
     add_derivatives(
-        corner + c, shape.channels, shape.x * shape.channels, shape.plane_size(), cell.fx, cell.fy, cell.fz,
-        grad[i * shape.channels + c], dx, dy, dz);
+        channel_corners(grid, shape, cell, c), cell.fx, cell.fy, cell.fz, grad[i * shape.channels + c], dx, dy, dz);
   out[3 * i] = dx * cell.slope_x;
   out[3 * i + 1] = dy * cell.slope_y;
   out[3 * i + 2] = dz * cell.slope_z;

@@ -8,6 +8,12 @@
 
 #include <cstdint>
 
+// Small functions of vectors must be inlined, or they are compiled for the oldest processor there is.
+#define MANVATAR_MATH C10_HOST_DEVICE inline __attribute__((always_inline))
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wpsabi"  // how vectors would be passed does not matter, since they never are
+#endif
+
 namespace manvatar {
 
 struct GridShape {
@@ -50,34 +56,52 @@ C10_HOST_DEVICE inline Cell<T> locate(const T* unit, int64_t frame, const GridSh
   return cell;
 }
 
-template <class T>
-C10_HOST_DEVICE inline T lerp(T a, T b, T f) {
+// From here on V is what is interpolated: one channel (T), or on the CPU a vector of some channels.
+template <class V, class T>
+MANVATAR_MATH V lerp(V a, V b, T f) {
   return a + f * (b - a);
 }
 
-// One channel at a point: `corner` is that channel of the lowest corner, the arguments *_step lead to the next node.
-template <class T>
-C10_HOST_DEVICE inline T interpolate(
-    const T* corner, int64_t x_step, int64_t y_step, int64_t z_step, T fx, T fy, T fz) {
-  const T* near = corner;
+// The eight nodes around a point, first those nearer in z.
+template <class V>
+struct Corners {
+  V n000, n100, n010, n110, n001, n101, n011, n111;  // named x, y, z
+};
+
+// `corner` is the first channel of the lowest corner, the arguments *_step lead to the next node; load(p) reads a V from p.
+template <class T, class Load>
+MANVATAR_MATH auto corners_at(const T* corner, int64_t x_step, int64_t y_step, int64_t z_step, const Load& load) {
   const T* far = corner + z_step;
-  const T a = lerp(lerp(near[0], near[x_step], fx), lerp(near[y_step], near[y_step + x_step], fx), fy);
-  const T b = lerp(lerp(far[0], far[x_step], fx), lerp(far[y_step], far[y_step + x_step], fx), fy);
+  return Corners<decltype(load(corner))>{load(corner), load(corner + x_step), load(corner + y_step),
+                                         load(corner + y_step + x_step), load(far), load(far + x_step), load(far + y_step),
+                                         load(far + y_step + x_step)};
+}
+
+template <class V, class T>
+MANVATAR_MATH V interpolate(const Corners<V>& n, T fx, T fy, T fz) {
+  const V a = lerp(lerp(n.n000, n.n100, fx), lerp(n.n010, n.n110, fx), fy);
+  const V b = lerp(lerp(n.n001, n.n101, fx), lerp(n.n011, n.n111, fx), fy);
   return lerp(a, b, fz);
 }
 
-// Adds grad * (the derivatives of one channel by x, y and z, in nodes) to dx, dy and dz.
-template <class T>
-C10_HOST_DEVICE inline void add_derivatives(
-    const T* corner, int64_t x_step, int64_t y_step, int64_t z_step, T fx, T fy, T fz, T grad, T& dx, T& dy, T& dz) {
-  const T* near = corner;
-  const T* far = corner + z_step;
-  const T e0 = near[x_step] - near[0], e1 = near[y_step + x_step] - near[y_step];
-  const T e2 = far[x_step] - far[0], e3 = far[y_step + x_step] - far[y_step];
-  const T l0 = near[0] + fx * e0, l1 = near[y_step] + fx * e1, l2 = far[0] + fx * e2, l3 = far[y_step] + fx * e3;
+// Adds grad * (the derivatives by x, y and z, in nodes) to dx, dy and dz.
+template <class V, class T>
+MANVATAR_MATH void add_derivatives(const Corners<V>& n, T fx, T fy, T fz, const V& grad, V& dx, V& dy, V& dz) {
+  const V e0 = n.n100 - n.n000, e1 = n.n110 - n.n010, e2 = n.n101 - n.n001, e3 = n.n111 - n.n011;
+  const V l0 = n.n000 + fx * e0, l1 = n.n010 + fx * e1, l2 = n.n001 + fx * e2, l3 = n.n011 + fx * e3;
   dx += grad * lerp(lerp(e0, e1, fy), lerp(e2, e3, fy), fz);
   dy += grad * lerp(l1 - l0, l3 - l2, fz);
   dz += grad * (lerp(l2, l3, fy) - lerp(l0, l1, fy));
+}
+
+// Adds the transpose of `interpolate` within one plane, the share `fz` of it: add(p, weight) adds weight * grad at p.
+template <class T, class Add>
+MANVATAR_MATH void spread_in_plane(T* corner, int64_t x_step, int64_t y_step, T fx, T fy, T fz, const Add& add) {
+  T* far = corner + y_step;
+  add(corner, (1 - fx) * (1 - fy) * fz);
+  add(corner + x_step, fx * (1 - fy) * fz);
+  add(far, (1 - fx) * fy * fz);
+  add(far + x_step, fx * fy * fz);
 }
 
 }  // namespace manvatar
