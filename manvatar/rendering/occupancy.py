@@ -111,7 +111,5 @@ class OccupancyGrid(nn.Module):
         self.lowest.copy_(lowest.view_as(self.lowest))
 
     def occupied(self, threshold_per_m: float) -> Bool[Tensor, "z y x"]:
-        """Allowed cells whose highest density, or that of a neighbour, exceeds the threshold."""
-        above = (self.highest > threshold_per_m) & self.allowed
-        spread = torch.nn.functional.max_pool3d(above[None, None].float(), 3, 1, 1)[0, 0] > 0
-        return spread & self.allowed
+        """Allowed cells whose highest density exceeds the threshold."""
+        return (self.highest > threshold_per_m) & self.allowed
