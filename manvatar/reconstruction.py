@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import math
+import os
 import resource
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from pathlib import Path
 import torch
 
 from manvatar.avatars import Avatar, dataset_renderer, make_header, provenance
-from manvatar.dataset import DatasetConfig, build_dataset, load_dataset
+from manvatar.dataset import DATASET_FILES, DatasetConfig, build_dataset, load_dataset, tail_length
 from manvatar.driving import write_novel
 from manvatar.errors import UserError
 from manvatar.face_models import load
@@ -34,6 +35,8 @@ from manvatar.video import open_clip
 logger = logging.getLogger(__name__)
 
 _CHECKPOINT_SECONDS = 30.0
+_TRACK, _CHECKPOINT = "track.safetensors", "checkpoint.safetensors"
+_WORK_FILES = (_TRACK, _CHECKPOINT, *DATASET_FILES)
 
 
 @dataclass(frozen=True)
@@ -134,10 +137,11 @@ class Reconstructor:
         if max_seconds is not None and not 0 < max_seconds < math.inf:
             raise UserError(f"--max-seconds {max_seconds:g} is not possible; give a positive number of seconds")
         clip = open_clip(video, start_s, end_s)
+        tail_length(clip.frame_count, self.dataset_config.holdout)  # says at once what would come out after tracking
         model = load(self.face_model)
         work = make_folder(make_folder(out) / "work")
         run_id = self._run_id(clip)
-        dataset, track_s = self._dataset(clip, model, out, work, run_id, resume, show_progress)
+        dataset, track_s = self._dataset(clip, model, work, run_id, resume, show_progress)
         trainer = self._train(dataset, work, run_id, max_seconds, resume, show_progress)
         avatar = self._avatar(trainer, dataset, clip, model, Path(video))
         result = Result(avatar, None)
@@ -152,26 +156,37 @@ class Reconstructor:
                 iterations=trainer.progress.iteration,
             )
             result = _show(avatar, dataset, out, facts, begin, show_progress)
-        shutil.rmtree(work)
+        os.replace(work / _TRACK, out / _TRACK)
+        _clear(work)
         return result
 
     def _dataset(
-        self, clip: Clip, model: FaceModel, out: Path, work: Path, run_id: str, resume: bool, show_progress: bool
+        self, clip: Clip, model: FaceModel, work: Path, run_id: str, resume: bool, show_progress: bool
     ) -> tuple[Dataset, float]:
         """The dataset, from an interrupted run where there is one, and the seconds that making it took."""
         start = time.perf_counter()
-        dataset = load_dataset(work, run_id) if resume else None
-        if dataset is not None:
-            load_track(out / "track.safetensors")  # says so if it has been damaged meanwhile
-            return dataset, time.perf_counter() - start
-        for leftover in work.iterdir():
-            leftover.unlink()
+        if resume:
+            dataset = load_dataset(work, run_id) if (work / _TRACK).is_file() else None
+            if dataset is not None:
+                load_track(work / _TRACK)  # says so if it has been damaged meanwhile
+                return dataset, time.perf_counter() - start
+            logger.warning("%s holds no interrupted run of these settings: starting from the beginning", work)
+        _clear(work)
+        make_folder(work)
+        try:
+            dataset = self._made_dataset(clip, model, work, run_id, show_progress)
+        except BaseException:
+            _clear(work)  # there is nothing to go on with
+            raise
+        return dataset, time.perf_counter() - start
+
+    def _made_dataset(self, clip: Clip, model: FaceModel, work: Path, run_id: str, show_progress: bool) -> Dataset:
         tracked = track_clip(clip, model, landmarks=self.landmarks, show_progress=show_progress)
         for note in tracked.detection.notes:
             logger.warning("%s", note)
-        save_track(tracked.track, out / "track.safetensors")
+        save_track(tracked.track, work / _TRACK)
         with frames_bar("mattes", clip.frame_count, show_progress) as bar:
-            dataset = build_dataset(
+            return build_dataset(
                 clip,
                 tracked.track,
                 model,
@@ -181,7 +196,6 @@ class Reconstructor:
                 run_id,
                 progress=advancing(bar),
             )
-        return dataset, time.perf_counter() - start
 
     def _train(
         self, dataset: Dataset, work: Path, run_id: str, max_seconds: float | None, resume: bool, show_progress: bool
@@ -190,7 +204,7 @@ class Reconstructor:
         config = dataclasses.asdict(self.preset.field)
         field = make_field(self.preset.field_name, config, dataset.bounds, dataset.expression.shape[1])
         trainer = Trainer(dataset, field, self.preset.training, self.seed)
-        checkpoint = work / "checkpoint.safetensors"
+        checkpoint = work / _CHECKPOINT
         if resume and checkpoint.is_file():
             restore_checkpoint(trainer, checkpoint, run_id)
         preview = LivePreview(dataset, work.parent / "training.png")
@@ -259,6 +273,14 @@ def _saving(checkpoint: Path, run_id: str, preview: Callable[[Trainer], None]) -
         last = time.perf_counter()
 
     return after_iteration
+
+
+def _clear(work: Path) -> None:
+    """Delete what a run keeps in its work folder, and nothing that somebody else has put there."""
+    for leftover in [*(work / name for name in _WORK_FILES), *work.glob(".*.part*")]:
+        leftover.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not empty
+        work.rmdir()
 
 
 def _peak_memory_bytes() -> int:

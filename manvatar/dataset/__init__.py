@@ -2,6 +2,15 @@
 
 from manvatar.dataset.build import DatasetConfig, build_dataset
 from manvatar.dataset.hull import depth_behind_surface, visual_hull
-from manvatar.dataset.store import load_dataset
+from manvatar.dataset.split import tail_length
+from manvatar.dataset.store import DATASET_FILES, load_dataset
 
-__all__ = ["DatasetConfig", "build_dataset", "depth_behind_surface", "load_dataset", "visual_hull"]
+__all__ = [
+    "DATASET_FILES",
+    "DatasetConfig",
+    "build_dataset",
+    "depth_behind_surface",
+    "load_dataset",
+    "tail_length",
+    "visual_hull",
+]

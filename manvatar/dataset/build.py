@@ -112,9 +112,11 @@ def _in_crop(pixels: Tensor, crop: Crop) -> Tensor:
 
 
 def _surface_m(track: Track, face_model: FaceModel) -> Tensor:
-    """Skin vertices of the tracked person at the mean expression; what lies inside the head says nothing about its front."""
+    """Skin vertices of the tracked person at the mean expression: what lies inside says nothing about the front."""
     vertices = face_model.vertices_m(track.identity.float(), track.expression[track.valid].float().mean(0))
     if face_model.vertex_part is None:
         return vertices
-    skin = [index for index, name in enumerate(face_model.part_names) if name in ("face", "neck", "skin", "head", "skull")]
+    skin = [
+        index for index, name in enumerate(face_model.part_names) if name in ("face", "neck", "skin", "head", "skull")
+    ]
     return vertices[torch.isin(face_model.vertex_part, torch.tensor(skin))]

@@ -16,10 +16,12 @@ from manvatar.files import replacing
 from manvatar.types import Box, Camera, Dataset
 
 FORMAT_VERSION = 1
-_PIXELS, _REST = "images.rgba", "dataset.safetensors"
+DATASET_FILES = _PIXELS, _REST = "images.rgba", "dataset.safetensors"
 
 
-def map_images(folder: Path, count: int, size_px: tuple[int, int], write: bool) -> UInt8[Tensor, "frames height width 4"]:
+def map_images(
+    folder: Path, count: int, size_px: tuple[int, int], write: bool
+) -> UInt8[Tensor, "frames height width 4"]:
     """Memory-map the pixels of ``count`` frames, creating the file when ``write``."""
     width, height = size_px
     length = count * height * width * 4
