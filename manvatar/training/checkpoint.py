@@ -57,6 +57,13 @@ def restore_checkpoint(trainer: Trainer, path: Path, run_id: str) -> None:
         raise UserError(f"the checkpoint {path} was written by a newer manvatar; update manvatar, or {advice}")
     if header["run_id"] != run_id:
         raise UserError(f"the checkpoint {path} belongs to another video, preset, size or seed; {advice}")
+    try:
+        _restore(trainer, tensors, header["progress"])
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise UserError(f"the checkpoint {path} was written by a different version of manvatar; {advice}") from error
+
+
+def _restore(trainer: Trainer, tensors: dict[str, Tensor], progress: dict[str, float]) -> None:
     trainer.field.load_state_dict(_part(tensors, "field."))
     trainer.occupancy.load_state_dict(_part(tensors, "occupancy."))
     for parameter, name in _parameter_names(trainer).items():
@@ -65,7 +72,7 @@ def restore_checkpoint(trainer: Trainer, path: Path, run_id: str) -> None:
             trainer.optimizer.state[parameter] = state
     trainer.generator.set_state(tensors["generator"])
     trainer.sampler.restore(tensors["sampler"])
-    trainer.progress = Progress(**header["progress"])
+    trainer.progress = Progress(**progress)
     trainer.refresh_tables()
 
 
