@@ -97,9 +97,13 @@ class HeadMatte:
         frame = _Reduced.of(sample, self.cut)
         over = height_over_cut_m(self.cut, frame.where) / self.cut.unit_m
         if self._clothes is not None:
-            # Clothes that come above the cut for a while; only near it, where nothing of the face can look like them.
-            near = ((0.5 - over) / 0.15).clamp(0, 1)
-            over = over - near * (self._foreign_region(frame) - 0.5).clamp(min=0)
+            # Clothes that come above the cut for a while, and background between collar and ear that the person
+            # network took for the person; only so far up that nothing of the face can look like them.
+            level = frame.where.height_m / self.cut.unit_m
+            aside = ((frame.where.distance_m / self.cut.radius_m - 1.0) / 0.05).clamp(0, 1)
+            near = torch.lerp((0.5 - over) / 0.15, torch.maximum(0.5 - over, 0.62 - level) / 0.1, aside).clamp(0, 1)
+            strength = torch.lerp(torch.ones_like(over), 1 + over.clamp(0, 1), aside)
+            over = over - near * strength * (self._foreign_region(frame) - 0.5).clamp(min=0)
         inside = torch.maximum(over / 0.03, frame.face_distance / (0.02 * frame.face_px))
         (inside,) = resized(inside[None].clamp(-4, 4), (height, width))
         alpha = sample.person_alpha * (0.5 + inside / 2).clamp(0, 1)
@@ -107,9 +111,10 @@ class HeadMatte:
 
     def _foreign_region(self, frame: _Reduced) -> Tensor:
         """:meth:`_foreign` without speckles on the neck, and beside it including the edges of clothes, (h, w)."""
-        foreign = (self._foreign(frame) * frame.alpha)[None]
-        smooth = box_mean(foreign, 1) / box_mean(frame.alpha[None], 1).clamp(min=0.05)
-        grown = max_pool2d(foreign, 3, 1, 1)
+        foreign = self._foreign(frame)
+        certain = (foreign * frame.alpha)[None]
+        smooth = box_mean(certain, 1) / box_mean(frame.alpha[None], 1).clamp(min=0.05)
+        grown = torch.maximum(max_pool2d(certain, 3, 1, 1), foreign)
         aside = ((frame.where.distance_m / self.cut.radius_m - 1.0) / 0.05).clamp(0, 1)
         return torch.lerp(smooth, grown, aside)[0]
 
