@@ -58,12 +58,12 @@ def restore_checkpoint(trainer: Trainer, path: Path, run_id: str) -> None:
     if header["run_id"] != run_id:
         raise UserError(f"the checkpoint {path} belongs to another video, preset, size or seed; {advice}")
     try:
-        _restore(trainer, tensors, header["progress"])
+        _restore(trainer, tensors, Progress(**header["progress"]))
     except (KeyError, RuntimeError, TypeError) as error:
         raise UserError(f"the checkpoint {path} was written by a different version of manvatar; {advice}") from error
 
 
-def _restore(trainer: Trainer, tensors: dict[str, Tensor], progress: dict[str, float]) -> None:
+def _restore(trainer: Trainer, tensors: dict[str, Tensor], progress: Progress) -> None:
     trainer.field.load_state_dict(_part(tensors, "field."))
     trainer.occupancy.load_state_dict(_part(tensors, "occupancy."))
     for parameter, name in _parameter_names(trainer).items():
@@ -72,7 +72,7 @@ def _restore(trainer: Trainer, tensors: dict[str, Tensor], progress: dict[str, f
             trainer.optimizer.state[parameter] = state
     trainer.generator.set_state(tensors["generator"])
     trainer.sampler.restore(tensors["sampler"])
-    trainer.progress = Progress(**progress)
+    trainer.progress = progress
     trainer.refresh_tables()
 
 

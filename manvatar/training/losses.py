@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 
-def charbonnier(
-    rgb: Float[Tensor, "rays 3"], target: Float[Tensor, "rays 3"], epsilon: float
-) -> Float[Tensor, ""]:
+def charbonnier(rgb: Float[Tensor, "rays 3"], target: Float[Tensor, "rays 3"], epsilon: float) -> Float[Tensor, ""]:
     """A smooth L1: ``sqrt(d^2 + epsilon^2) - epsilon`` (Charbonnier et al. 1994)."""
     return ((rgb - target).square() + epsilon**2).sqrt().mean() - epsilon
 
