@@ -6,6 +6,7 @@ from pathlib import Path
 
 from manvatar.cli import Output, Positional, run
 from manvatar.face_models import load
+from manvatar.files import make_folder
 from manvatar.progress import advancing, frames_bar
 from manvatar.tracking import save_track, track_clip
 from manvatar.types import Track
@@ -43,6 +44,9 @@ def track(
         end: where to stop, seconds; default: its end.
     """
     clip = open_clip(video, start, end)
+    for path in (out, overlay):
+        if path is not None:  # found out now, not after minutes of work
+            make_folder(path.parent)
     model = load(face_model)
     result = track_clip(clip, model, landmarks=landmarks, focal_px=focal_px)
     save_track(result.track, out)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -17,7 +18,8 @@ from manvatar.tracking.projection import landmarks_head_m
 from manvatar.types import Camera, Clip, FaceModel, Landmarks, Track
 from manvatar.video import frames, writer
 
-LONGER_PX = 960
+LONGER_PX = 720
+MARGIN_M = 0.2  # shown around the point between the eyes
 AXIS_M = 0.08
 _DETECTED, _FITTED, _BAD = (60, 220, 60), (255, 60, 60), (255, 40, 40)
 _AXES = ((255, 70, 70), (70, 220, 70), (80, 140, 255))  # x to the subject's left, y up, z out of the face
@@ -37,7 +39,8 @@ def write_overlay(
 ) -> None:
     """Write the overlay video: mesh (blue), detected (green) and fitted (red) landmarks, axes, residual.
 
-    Frames that are not valid get a red border. The picture is at most ``LONGER_PX`` long.
+    The picture is the part of the frame where the head moves, at most ``LONGER_PX`` long. Frames that are not valid get
+    a red border.
 
     Args:
         landmarks: what was tracked.
@@ -46,30 +49,64 @@ def write_overlay(
     Raises:
         UserError: ``path`` cannot be written to or is no ``.mp4``, ``.mov`` or ``.mkv``.
     """
-    scale = min(1.0, LONGER_PX / max(clip.size_px))
-    size_px = tuple(max(2, round(length * scale)) for length in clip.size_px)
-    camera = crop_camera(track.camera, 0.0, 0.0, scale, size_px)
+    view = _View.of(track)
+    camera = crop_camera(track.camera, float(view.left), float(view.top), view.scale, view.size_px)
     mesh = _Mesh(face_model, track)
     fitted = project(camera, transform(track.cam_from_head, landmarks_head_m(track, face_model)))
     shown = face_model.embedding(track.landmark_scheme).weight > 0
     if track.landmark_scheme == "ibug68":
         landmarks = as_ibug68(landmarks)
-    detected = landmarks.points_px * scale
-    with writer(path, clip.frame_rate_hz, size_px, synthetic=False) as video:
-        for done, frame in enumerate(frames(clip, size_px=size_px), 1):
+    detected = (landmarks.points_px - torch.tensor([view.left, view.top])) * view.scale
+    with writer(path, clip.frame_rate_hz, view.size_px, synthetic=False) as video:
+        for done, frame in enumerate(frames(clip), 1):
             if frame.index >= track.frame_count:
                 break
-            pixels = frame.image.numpy().copy()
+            pixels = view.cut(frame.image)
             mesh.draw(pixels, track, frame.index, camera)
             picture = Image.fromarray(pixels)
             pen = ImageDraw.Draw(picture)
             _draw_points(pen, detected[frame.index][shown], _DETECTED)
             _draw_points(pen, fitted[frame.index][shown], _FITTED)
             _draw_axes(pen, track.cam_from_head[frame.index], camera)
-            _draw_text(pen, track, frame.index, size_px)
+            _draw_text(pen, track, frame.index, view.size_px)
             video.write(np.asarray(picture))
             if progress is not None:
                 progress(done, clip.frame_count)
+
+
+@dataclass(frozen=True)
+class _View:
+    """The part of the clip that is shown, the same in every frame."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+    scale: float
+
+    @staticmethod
+    def of(track: Track) -> _View:
+        """Where the head moves, with a margin."""
+        focal, centre = track.camera.focal_px, track.camera.center_px
+        seen = track.cam_from_head[track.valid, :3, 3]
+        middle = seen[:, :2] / seen[:, 2:] * focal + centre
+        reach = MARGIN_M / seen[:, 2:] * focal
+        size = torch.tensor(track.camera.size_px)
+        low = (middle - reach).amin(0).floor().long().clamp(min=0)
+        high = torch.minimum((middle + reach).amax(0).ceil().long(), size)
+        low, high = torch.minimum(low, size - 2), torch.maximum(high, low + 2)
+        width, height = (high - low).tolist()
+        return _View(int(low[0]), int(low[1]), width, height, min(1.0, LONGER_PX / max(width, height)))
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """Size of the overlay's picture."""
+        return max(2, round(self.width * self.scale)), max(2, round(self.height * self.scale))
+
+    def cut(self, image: UInt8[Tensor, "h w 3"]) -> np.ndarray:
+        """This part of a frame, resized."""
+        part = image[self.top : self.top + self.height, self.left : self.left + self.width]
+        return np.array(Image.fromarray(part.numpy()).resize(self.size_px, Image.Resampling.BILINEAR))
 
 
 class _Mesh:
