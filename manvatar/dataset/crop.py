@@ -89,6 +89,6 @@ def fitted_crop(crop: Crop, alphas: Float[Tensor, "frames size size"], size_px: 
 
 def _square(low: Float[Tensor, "2"], high: Float[Tensor, "2"], size_px: int) -> Crop:
     """Whole pixels, and a side that divides by 4: cutting is then exact, and the camera says just what was cut."""
-    center, side = (low + high) / 2, math.ceil(float((high - low).amax()) / 4) * 4
+    center, side = (low + high) / 2, math.ceil(float((high - low).amax()) / 4) * 4.0
     left, top = (center - side / 2).round().tolist()
     return Crop(left, top, side, size_px)
