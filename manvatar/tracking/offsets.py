@@ -14,6 +14,8 @@ from manvatar.tracking.config import TrackerConfig
 from manvatar.tracking.problem import State, huber_weight
 from manvatar.types import FaceModel, Landmarks
 
+MOST_FRAMES = 1000  # evenly spread; more say nothing new about three numbers
+
 
 def all_offsets(
     landmarks: Landmarks,
@@ -32,6 +34,9 @@ def all_offsets(
         state: poses and expressions of the frames ``frame`` of the clip, and the focal length. Its shape is not used.
         unit_px: size of the face in those frames, as in ``Problem``.
     """
+    if len(frame) > MOST_FRAMES:
+        spread = torch.linspace(0, len(frame) - 1, MOST_FRAMES).round().long()
+        state, frame, unit_px = state.select(spread), frame[spread], unit_px[spread]
     mean, identity_basis, expression_basis = (x.double() for x in face_model.landmark_bases(landmarks.scheme))
     trust = face_model.embedding(landmarks.scheme).weight > 0
     target = landmarks.points_px[frame].double() - center_px.double()

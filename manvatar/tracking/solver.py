@@ -93,16 +93,17 @@ class _Band:
 
     def __init__(self, frame: Float[Tensor, "f x x"], coupling: Coupling) -> None:
         self._count, self._width = coupling.own.shape
-        diagonal, upper = _pairs_of_frames(frame, coupling)
+        blocks = _pairs_of_frames(frame, coupling)
+        following, after = (_padded(x[..., None])[..., 0] for x in (coupling.next, coupling.after))
         self._factors: list[Tensor] = []
         self._links: list[Tensor] = []
-        block = diagonal[0]
-        for k in range(len(diagonal)):
-            self._factors.append(_cholesky(block))
-            if k + 1 < len(diagonal):
-                link = torch.linalg.solve_triangular(self._factors[k], upper[k], upper=False)  # K_k = L_k^-1 U_k
+        for k in range(len(blocks)):
+            self._factors.append(_cholesky(blocks[k]))
+            if k + 1 < len(blocks):
+                upper = _to_next_pair(after[2 * k], after[2 * k + 1], following[2 * k + 1])
+                link = torch.linalg.solve_triangular(self._factors[k], upper, upper=False)  # K_k = L_k^-1 U_k
                 self._links.append(link)
-                block = torch.addmm(diagonal[k + 1], link.T, link, alpha=-1)
+                blocks[k + 1].addmm_(link.T, link, alpha=-1)
 
     def forward(self, right: Float[Tensor, "f x c"]) -> Float[Tensor, "f x c"]:
         """``M^-1 right``."""
@@ -123,32 +124,40 @@ class _Band:
         return self._by_frames(solved)
 
     def _by_pairs(self, value: Tensor) -> Tensor:
-        padded = torch.nn.functional.pad(value, (0, 0, 0, 0, 0, self._count % 2))
-        return padded.reshape(-1, 2 * self._width, value.shape[2])
+        return _padded(value).reshape(-1, 2 * self._width, value.shape[2])
 
     def _by_frames(self, blocks: list[Tensor]) -> Tensor:
         return torch.stack(blocks).reshape(-1, self._width, blocks[0].shape[1])[: self._count]
 
 
-def _pairs_of_frames(frame: Tensor, coupling: Coupling) -> tuple[Tensor, Tensor]:
-    """Diagonal blocks (p, 2x, 2x) of frames 2k and 2k + 1, and their blocks with frames 2k + 2 and 2k + 3.
+def _padded(value: Float[Tensor, "f x c"]) -> Float[Tensor, "even x c"]:
+    """With a row of zeros at the end where the number of frames is odd."""
+    return torch.nn.functional.pad(value, (0, 0, 0, 0, 0, len(value) % 2))
 
-    An odd last frame gets a partner that is the identity and touches nothing.
-    """
+
+def _pairs_of_frames(frame: Float[Tensor, "f x x"], coupling: Coupling) -> Float[Tensor, "pairs w w"]:
+    """Diagonal blocks of frames 2k and 2k + 1. An odd last frame's partner is the identity and touches nothing."""
     count, width = coupling.own.shape
-    odd = count % 2
-    total = torch.nn.functional.pad(frame + torch.diag_embed(coupling.own), (0, 0, 0, 0, 0, odd))
-    if odd:
-        total[-1] = torch.eye(width, dtype=frame.dtype)
-    following, after = (
-        torch.diag_embed(torch.nn.functional.pad(x, (0, 0, 0, odd))) for x in (coupling.next, coupling.after)
-    )
+    result = frame.new_zeros((count + 1) // 2, 2 * width, 2 * width)
     first, second = slice(0, width), slice(width, 2 * width)
-    diagonal = torch.zeros(len(total) // 2, 2 * width, 2 * width, dtype=frame.dtype)
-    upper = torch.zeros_like(diagonal)
-    diagonal[:, first, first], diagonal[:, second, second] = total[0::2], total[1::2]
-    diagonal[:, first, second] = following[0::2]
-    diagonal[:, second, first] = following[0::2]
-    upper[:, first, first], upper[:, second, second] = after[0::2], after[1::2]
-    upper[:, second, first] = following[1::2]
-    return diagonal, upper
+    result[:, first, first] = frame[0::2]
+    result[: count // 2, second, second] = frame[1::2]
+    if count % 2:
+        result[-1, second, second] = torch.eye(width, dtype=frame.dtype)
+    own, following = (_padded(x[..., None]).reshape(-1, 2, width) for x in (coupling.own, coupling.next))
+    result.diagonal(dim1=1, dim2=2).add_(own.flatten(1))
+    result[:, first, second].diagonal(dim1=1, dim2=2).copy_(following[:, 0])
+    result[:, second, first].diagonal(dim1=1, dim2=2).copy_(following[:, 0])
+    return result
+
+
+def _to_next_pair(
+    first: Float[Tensor, "x"], second: Float[Tensor, "x"], across: Float[Tensor, "x"]
+) -> Float[Tensor, "w w"]:
+    """The block between a pair of frames (rows) and the next: each with its like, the second with the first."""
+    width = len(first)
+    result = first.new_zeros(2 * width, 2 * width)
+    result.diagonal()[:width] = first
+    result.diagonal()[width:] = second
+    result[width:, :width].diagonal().copy_(across)
+    return result

@@ -1,0 +1,23 @@
+"""Stages of a fit that must not depend on how they are cut."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tracking.synthetic import make_truth, observe
+
+from manvatar.geometry import vector_from_rotation
+from manvatar.tracking import stages, track
+from manvatar.types import FaceModel
+
+
+def test_a_long_clip_in_windows_is_tracked_as_in_one_piece(builtin: FaceModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = make_truth(builtin, 150, expression_sd=0.5)
+    landmarks = observe(truth, noise_px=0.5, missing=(59, 60, 61))
+    whole = track(landmarks, builtin, (512, 512), 25.0)
+    monkeypatch.setattr(stages, "WINDOW", 60)  # the first seam lies in the gap
+    parts = track(landmarks, builtin, (512, 512), 25.0)
+    angle = vector_from_rotation(parts.cam_from_head[:, :3, :3] @ whole.cam_from_head[:, :3, :3].transpose(1, 2))
+    assert float(torch.rad2deg(angle.norm(dim=1)).max()) < 0.05
+    assert float((parts.cam_from_head - whole.cam_from_head)[:, :3, 3].abs().max()) < 5e-4
+    assert float((parts.expression - whole.expression).abs().max()) < 0.05
