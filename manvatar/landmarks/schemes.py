@@ -72,9 +72,9 @@ MEDIAPIPE_LIP_PAIRS = tuple(zip(MEDIAPIPE_INNER_UPPER_LIP[2:9], MEDIAPIPE_INNER_
 MEDIAPIPE_APERTURE_PAIRS = MEDIAPIPE_EYELID_PAIRS + MEDIAPIPE_LIP_PAIRS
 
 
-def ibug68_points(points_px: Float[Tensor, "*frames 478 2"]) -> Float[Tensor, "*frames 68 2"]:
-    """The 68 points among MediaPipe's 478; works for any last dimension."""
-    return points_px[..., list(IBUG68_FROM_MEDIAPIPE478), :]
+def ibug68_points(points: Float[Tensor, "*frames 478 dims"]) -> Float[Tensor, "*frames 68 dims"]:
+    """The 68 points among MediaPipe's 478, in the image or in space."""
+    return points[..., list(IBUG68_FROM_MEDIAPIPE478), :]
 
 
 def as_ibug68(landmarks: Landmarks) -> Landmarks:
