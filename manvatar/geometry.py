@@ -131,3 +131,16 @@ def crop_camera(camera: Camera, left_px: float, top_px: float, scale: float, siz
     """The camera of an image made by cutting at (left, top) and then resizing by ``scale``."""
     offset = torch.tensor([left_px, top_px], dtype=camera.center_px.dtype)
     return Camera(camera.focal_px * scale, (camera.center_px - offset) * scale, size_px)
+
+
+def mean_pose(cam_from_head: Float[Tensor, "frames 4 4"]) -> Float[Tensor, "4 4"]:
+    """The mean of some poses: mean translation, and the rotation nearest to the mean matrix.
+
+    The rotation minimises the summed squared chordal distance (Moakher 2002, "Means and averaging in the group of
+    rotations"). Float64; not differentiable.
+    """
+    poses = cam_from_head.detach().double()
+    u, _, vh = torch.linalg.svd(poses[:, :3, :3].mean(0))
+    sign = torch.ones(3, dtype=torch.float64)
+    sign[2] = torch.linalg.det(u @ vh).sign()  # a rotation, not a reflection
+    return rigid(u @ (sign[:, None] * vh), poses[:, :3, 3].mean(0))

@@ -198,6 +198,7 @@ class RayBatch:
 
     rays: Rays
     expression: Float[Tensor, "batch expression"]
+    cam_from_head: Float[Tensor, "batch 4 4"]
     rgb: Float[Tensor, "rays 3"]  # composited on white, [0, 1]
     alpha: Float[Tensor, "rays"]  # the head matte
 
@@ -234,9 +235,16 @@ class FieldAtExpressions(Protocol):
 
 @runtime_checkable
 class Field(Protocol):
-    """Anything that can be volume-rendered. ``at`` does what is done once a frame, its result what is done per sample."""
+    """Anything that can be volume-rendered. ``at`` does what is done once a frame, its result what is done per sample.
 
-    def at(self, expression: Float[Tensor, "batch expression"]) -> FieldAtExpressions: ...
+    A field may look at the head's pose, too: neck and hair hang differently in a turned head. None is the mean pose.
+    """
+
+    def at(
+        self,
+        expression: Float[Tensor, "batch expression"],
+        cam_from_head: Float[Tensor, "batch 4 4"] | None = None,
+    ) -> FieldAtExpressions: ...
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def test_imports_follow_the_flow_of_data(part: str) -> None:
 
 
 def test_a_violation_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("test_layers._PACKAGE", tmp_path)
+    monkeypatch.setitem(globals(), "_PACKAGE", tmp_path)
     bad = tmp_path / "rendering.py"
     bad.write_text("def f():\n    from manvatar.fields.fast import FastField\n")
     assert len(_violations(bad, "rendering")) == 1

@@ -36,7 +36,7 @@ class BallField(nn.Module):
         self.color = nn.Parameter(torch.eye(3) * 25)
         self.register_buffer("center_m", torch.tensor([0.0, 0.0, -0.02]))
 
-    def at(self, expression: torch.Tensor) -> FieldAtExpressions:
+    def at(self, expression: torch.Tensor, cam_from_head: torch.Tensor | None = None) -> FieldAtExpressions:
         center = self.center_m + expression @ self.shift_m
 
         def values(points_m: torch.Tensor, directions: torch.Tensor, frame: torch.Tensor) -> FieldValues:

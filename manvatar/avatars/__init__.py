@@ -3,7 +3,7 @@
 from manvatar.avatars.avatar import Avatar, dataset_renderer, rgba8
 from manvatar.avatars.files import FORMAT_VERSION, SUFFIX, read_header
 from manvatar.avatars.header import fitted_camera, make_header
-from manvatar.avatars.poses import mean_pose, turned
+from manvatar.avatars.poses import turned
 from manvatar.avatars.provenance import file_sha256, provenance
 from manvatar.mark import SYNTHETIC_TEXT, draw_text, draw_visible_mark, save_image
 
@@ -18,7 +18,6 @@ __all__ = [
     "file_sha256",
     "fitted_camera",
     "make_header",
-    "mean_pose",
     "provenance",
     "read_header",
     "rgba8",

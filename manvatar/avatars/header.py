@@ -10,7 +10,7 @@ import torch
 
 import manvatar
 from manvatar.avatars.files import FORMAT_VERSION
-from manvatar.avatars.poses import mean_pose
+from manvatar.geometry import mean_pose
 from manvatar.rendering import MarchConfig
 from manvatar.types import AvatarHeader, Box, Camera, Dataset
 

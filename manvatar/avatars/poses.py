@@ -12,19 +12,6 @@ from manvatar.geometry import rigid, rotation_from_vector
 NECK_PIVOT_M = (0.0, -0.06, -0.09)
 
 
-def mean_pose(cam_from_head: Float[Tensor, "frames 4 4"]) -> Float[Tensor, "4 4"]:
-    """The mean of some poses: mean translation, and the rotation nearest to the mean matrix.
-
-    The rotation minimises the summed squared chordal distance (Moakher 2002, "Means and averaging in the group of
-    rotations"). Float64; not differentiable.
-    """
-    poses = cam_from_head.detach().double()
-    u, _, vh = torch.linalg.svd(poses[:, :3, :3].mean(0))
-    sign = torch.ones(3, dtype=torch.float64)
-    sign[2] = torch.linalg.det(u @ vh).sign()  # a rotation, not a reflection
-    return rigid(u @ (sign[:, None] * vh), poses[:, :3, 3].mean(0))
-
-
 def turned(
     cam_from_head: Float[Tensor, "*batch 4 4"],
     yaw_rad: float | Tensor = 0.0,

@@ -17,8 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from manvatar.fields.grids import node_counts
+from manvatar.geometry import inverse_rigid, vector_from_rotation
 from manvatar.ops import mlp, sample_grid
 from manvatar.types import Box, FieldValues
+
+
+POSE_COUNT = 6  # components of a head pose that motion grids follow: rotation vector, translation
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class FastField(nn.Module):
     Parameters:
         motion_mean: (Z, Y, X, 3 + ambient) the motion grid at expression zero.
         motion_basis: (E, Z, Y, X, 3 + ambient) one motion grid per expression coefficient.
+        pose_basis: (6, Z, Y, X, 3 + ambient) one motion grid per component of the head's pose.
         canonical: one (1, Z, Y, X, C) grid per level.
     """
 
@@ -52,6 +57,8 @@ class FastField(nn.Module):
         motion_shape = (*node_counts(box, config.motion_voxel_m), 3 + config.ambient_features)
         self.motion_mean = nn.Parameter(torch.zeros(motion_shape))
         self.motion_basis = nn.Parameter(torch.zeros(expression_count, *motion_shape))
+        self.pose_basis = nn.Parameter(torch.zeros(POSE_COUNT, *motion_shape))
+        self.register_buffer("mean_pose", torch.eye(4))
         self.canonical = nn.ParameterList(
             nn.Parameter(torch.randn(1, *node_counts(box, voxel), features) * 0.05)
             for voxel, features in zip(config.canonical_voxels_m, config.canonical_features, strict=True)
@@ -61,12 +68,18 @@ class FastField(nn.Module):
         self.color = TwoLayers(features + 3, expression_count, config.hidden, 3)
 
     @torch.no_grad()
-    def start_from(self, depth_m: Callable[[Float[Tensor, "points 3"]], Float[Tensor, "points"]]) -> None:
+    def start_from(
+        self,
+        depth_m: Callable[[Float[Tensor, "points 3"]], Float[Tensor, "points"]],
+        mean_pose: Float[Tensor, "4 4"] | None = None,
+    ) -> None:
         """Begin opaque where ``depth_m`` is positive and nearly transparent where it is negative.
 
-        The first channel of the coarsest level holds the depth, and two hidden units of the density network pass it
+        Poses are seen relative to ``mean_pose`` (cam_from_head). The first channel of the coarsest level holds the depth, and two hidden units of the density network pass it
         on. It is a start, not a constraint: all of it is trained.
         """
+        if mean_pose is not None:
+            self.mean_pose.copy_(mean_pose)
         grid = self.canonical[0]
         axes = [torch.linspace(0, 1, n) for n in grid.shape[1:4]]
         z, y, x = torch.meshgrid(*axes, indexing="ij")
@@ -76,14 +89,33 @@ class FastField(nn.Module):
         self.density.hidden.weight[:2, 0] = torch.tensor([1.0, -1.0])
         self.density.out.weight[0, :2] = torch.tensor([5.0, -5.0])
 
-    def motion_grids(self, expression: Float[Tensor, "batch expression"]) -> Float[Tensor, "batch z y x channels"]:
-        """G(e) = M + sum_k e_k B_k, once for each frame of the batch."""
-        flat = self.motion_basis.flatten(1)
-        return (self.motion_mean.flatten() + expression @ flat).view(len(expression), *self.motion_mean.shape)
+    def pose_coefficients(
+        self, cam_from_head: Float[Tensor, "batch 4 4"] | None, count: int
+    ) -> Float[Tensor, "batch 6"]:
+        """Rotation vector and shift of the head from its mean pose, in units in which typical values are about 1.
 
-    def at(self, expression: Float[Tensor, "batch expression"]) -> FastFieldAtExpressions:
-        """The field with its motion grids summed for each frame of a batch."""
-        return FastFieldAtExpressions(self, expression)
+        Skin of the neck, hair and shadows follow the pose of the head, not its expression; what the 3DMM calls
+        expression would otherwise be bent to explain them.
+        """
+        if cam_from_head is None:
+            return self.mean_pose.new_zeros(count, POSE_COUNT)
+        relative = inverse_rigid(self.mean_pose) @ cam_from_head.to(self.mean_pose)
+        return torch.cat([vector_from_rotation(relative[:, :3, :3]) / 0.15, relative[:, :3, 3] / 0.02], -1)
+
+    def motion_grids(
+        self, expression: Float[Tensor, "batch expression"], pose: Float[Tensor, "batch 6"] | None = None
+    ) -> Float[Tensor, "batch z y x channels"]:
+        """G(e, p) = M + sum_k e_k B_k + sum_j p_j P_j, once for each frame of the batch."""
+        grids = torch.addmm(self.motion_mean.flatten(), expression, self.motion_basis.flatten(1))
+        if pose is not None:
+            grids = torch.addmm(grids, pose, self.pose_basis.flatten(1))
+        return grids.view(len(expression), *self.motion_mean.shape)
+
+    def at(
+        self, expression: Float[Tensor, "batch expression"], cam_from_head: Float[Tensor, "batch 4 4"] | None = None
+    ) -> FastFieldAtExpressions:
+        """The field with its motion grids summed for each frame of a batch; None is the mean pose."""
+        return FastFieldAtExpressions(self, expression, self.pose_coefficients(cam_from_head, len(expression)))
 
 
 class FastFieldAtExpressions:
@@ -93,12 +125,15 @@ class FastFieldAtExpressions:
     weights, so that the inputs are read once; the expression enters as a bias, once a frame.
     """
 
-    def __init__(self, field: FastField, expression: Float[Tensor, "batch expression"]) -> None:
-        density, color, scaled = field.density, field.color, expression / 3
+    def __init__(
+        self, field: FastField, expression: Float[Tensor, "batch expression"], pose: Float[Tensor, "batch 6"]
+    ) -> None:
+        density, color = field.density, field.color
+        pose = pose.to(expression)
         self.field = field
-        self.motion = field.motion_grids(expression)
+        self.motion = field.motion_grids(expression, pose)
         self.hidden_weight = torch.cat([functional.pad(density.hidden.weight, (0, 3)), color.hidden.weight])
-        self.hidden_bias = torch.cat([density.frame_bias(scaled), color.frame_bias(scaled)], 1)
+        self.hidden_bias = torch.cat([density.frame_bias(expression / 3, pose / 3), color.frame_bias(expression / 3, pose / 3)], 1)
         self.out_weight = torch.block_diag(density.out.weight, color.out.weight)
         self.out_bias = torch.cat([density.out.bias, color.out.bias])
 
@@ -123,9 +158,13 @@ class TwoLayers(nn.Module):
         super().__init__()
         self.hidden = nn.Linear(inputs, hidden)
         self.expression = nn.Linear(expression_count, hidden, bias=False)
+        self.pose = nn.Linear(POSE_COUNT, hidden, bias=False)
         self.out = nn.Linear(hidden, outputs)
         nn.init.zeros_(self.expression.weight)
+        nn.init.zeros_(self.pose.weight)
 
-    def frame_bias(self, expression: Float[Tensor, "batch expression"]) -> Float[Tensor, "batch hidden"]:
-        """The hidden layer's bias in each frame: what the expression adds is the same for all samples."""
-        return self.expression(expression) + self.hidden.bias
+    def frame_bias(
+        self, expression: Float[Tensor, "batch expression"], pose: Float[Tensor, "batch 6"]
+    ) -> Float[Tensor, "batch hidden"]:
+        """The hidden layer's bias in each frame: what expression and pose add is the same for all samples."""
+        return self.expression(expression) + self.pose(pose) + self.hidden.bias

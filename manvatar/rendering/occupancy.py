@@ -72,6 +72,7 @@ class OccupancyGrid(nn.Module):
         generator: torch.Generator,
         decay: float = 0.9,
         fraction: float = 1.0,
+        cam_from_head: Float[Tensor, "batch 4 4"] | None = None,
     ) -> None:
         """Evaluate the field once in (a random ``fraction`` of) the allowed cells and fold the result in.
 
@@ -94,7 +95,7 @@ class OccupancyGrid(nn.Module):
         order = frame.argsort(stable=True)  # fields like runs of one frame
         candidates, points, frame = candidates[order], points[order], frame[order]
         direction = torch.tensor([0.0, 0.0, -1.0], device=points.device).expand(len(points), 3)
-        field_here = field.at(expressions)
+        field_here = field.at(expressions, cam_from_head)
         density = torch.cat(
             [
                 field_here(points[part], direction[part], frame[part]).density_per_m

@@ -56,7 +56,7 @@ def render_image(
     """
     tables = march_tables(occupancy, config) if tables is None else tables
     rays = image_rays(camera, cam_from_head)
-    field_here = field.at(expression[None])
+    field_here = field.at(expression[None], cam_from_head[None])
     parts = []
     for chunk in torch.arange(len(rays.origins_m), device=rays.origins_m.device).split(rays_per_chunk):
         part = Rays(rays.origins_m[chunk], rays.directions[chunk], rays.frame[chunk])

@@ -52,8 +52,9 @@ class RaySampler:
         rgba = self.dataset.images[row_index[frame], xy[:, 1], xy[:, 0]].float() / 255
         alpha = rgba[:, 3]
         rgb = rgba[:, :3] * alpha[:, None] + (1 - alpha[:, None])
-        rays = camera_rays(self.dataset.camera, self.dataset.cam_from_head[row_index], xy + 0.5, frame)
-        return RayBatch(rays, self.dataset.expression[row_index], rgb, alpha)
+        poses = self.dataset.cam_from_head[row_index]
+        rays = camera_rays(self.dataset.camera, poses, xy + 0.5, frame)
+        return RayBatch(rays, self.dataset.expression[row_index], poses, rgb, alpha)
 
     def state(self) -> Tensor:
         """What is left of the current pass over the frames; with the generator's state it restores the sampler."""

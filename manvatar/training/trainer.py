@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from manvatar.dataset import depth_behind_surface, visual_hull
 from manvatar.fields import FastField
+from manvatar.geometry import mean_pose
 from manvatar.rendering import MarchConfig, MarchTables, OccupancyGrid, march, march_tables, render
 from manvatar.training.config import TrainingConfig
 from manvatar.training.losses import charbonnier, total_variation
@@ -37,7 +38,7 @@ class Trainer:
         self.dataset, self.field, self.config = dataset, field, config
         self.generator = torch.Generator().manual_seed(seed)
         self.occupancy = OccupancyGrid(dataset.bounds, config.occupancy_cell_m)
-        field.start_from(self._depth_m)
+        field.start_from(self._depth_m, mean_pose(dataset.cam_from_head[dataset.train]))
         allowed = self._depth_m(self.occupancy.cell_centers_m()) > -config.margin_before_surface_m
         self.occupancy.allowed.copy_(allowed.view_as(self.occupancy.allowed))
         self.sampler = RaySampler(
@@ -89,7 +90,7 @@ class Trainer:
         batch = self.sampler.next()
         samples = march(batch.rays, self.occupancy, self._tables, self._march_config(), self.generator)
         white = torch.ones(3)
-        field = self.field.at(batch.expression)
+        field = self.field.at(batch.expression, batch.cam_from_head)
         rendering = render(field, batch.rays, samples, white)
         photometric = charbonnier(rendering.rgb, batch.rgb, config.loss.charbonnier_epsilon)
         loss = photometric + config.loss.opacity * (rendering.opacity - batch.alpha).abs().mean()
@@ -117,7 +118,8 @@ class Trainer:
 
     def _look_where_it_is_empty(self) -> None:
         rows = self.dataset.train[torch.randint(len(self.dataset.train), (8,), generator=self.generator)]
-        self.occupancy.update(self.field, self.dataset.expression[rows], self.generator, fraction=0.5)
+        expressions, poses = self.dataset.expression[rows], self.dataset.cam_from_head[rows]
+        self.occupancy.update(self.field, expressions, self.generator, fraction=0.5, cam_from_head=poses)
         self.refresh_tables()
 
     def refresh_tables(self) -> None:
@@ -127,7 +129,7 @@ class Trainer:
     def _make_optimizer(self) -> GridAdam:
         field, config = self.field, self.config
         grids = [*field.canonical]
-        motion = [field.motion_mean, field.motion_basis]
+        motion = [field.motion_mean, field.motion_basis, field.pose_basis]
         chosen = {id(p) for p in grids + motion}
         rest = [p for p in field.parameters() if id(p) not in chosen]
         groups = [

@@ -7,9 +7,10 @@ import pytest
 import torch
 from tiny_avatar import NAMES, front_pose, tiny_avatar, tiny_camera, tiny_dataset
 
-from manvatar.avatars import Avatar, fitted_camera, mean_pose, turned
+from manvatar.avatars import Avatar, fitted_camera, turned
 from manvatar.errors import UserError
 from manvatar.geometry import project, transform
+from manvatar.geometry import mean_pose
 from manvatar.types import Camera
 
 

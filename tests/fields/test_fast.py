@@ -10,6 +10,8 @@ from torch import Tensor
 
 from manvatar.errors import UserError
 from manvatar.fields import FastField, FastFieldConfig, make_field
+from manvatar.fields.fast import POSE_COUNT
+from manvatar.geometry import rigid, rotation_from_vector, vector_from_rotation
 from manvatar.types import Box, Field, FieldValues
 
 BOX = Box(torch.tensor([-0.1, -0.08, -0.12]), torch.tensor([0.1, 0.12, 0.06]))
@@ -52,17 +54,28 @@ def sampled(grid: Tensor, point: Tensor) -> Tensor:
     return result
 
 
-def by_definition(field: FastField, expression: Tensor, point: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+def random_poses(count: int) -> Tensor:
+    """Poses some 10 degrees and a few centimetres around the identity, which is the mean pose of a fresh field."""
+    vectors, shifts = 0.2 * torch.randn(2, count, 3, dtype=torch.float64)
+    return rigid(rotation_from_vector(vectors), 0.2 * shifts)
+
+
+def by_definition(
+    field: FastField, expression: Tensor, cam_from_head: Tensor, point: Tensor, direction: Tensor
+) -> tuple[Tensor, Tensor]:
     """Density and colour at one point, one step after another."""
+    pose = torch.cat([vector_from_rotation(cam_from_head[:3, :3]) / 0.15, cam_from_head[:3, 3] / 0.02])
     motion_grid = field.motion_mean.clone()
     for k in range(EXPRESSIONS):
         motion_grid = motion_grid + expression[k] * field.motion_basis[k]
+    for k in range(POSE_COUNT):
+        motion_grid = motion_grid + pose[k] * field.pose_basis[k]
     motion = sampled(motion_grid, point)
     canonical = point + motion[:3] * CONFIG.displacement_scale_m
     features = torch.cat([*(sampled(grid[0], canonical) for grid in field.canonical), motion[3:]])
 
     def network(layers: torch.nn.Module, inputs: Tensor) -> Tensor:
-        hidden = layers.hidden(inputs) + layers.expression(expression / 3)
+        hidden = layers.hidden(inputs) + layers.expression(expression / 3) + layers.pose(pose / 3)
         return layers.out(torch.where(hidden > 0, hidden, 0.01 * hidden))
 
     density = (1 + network(field.density, features).exp()).log() * CONFIG.density_scale_per_m
@@ -74,10 +87,12 @@ def by_definition(field: FastField, expression: Tensor, point: Tensor, direction
 def test_equals_its_definition() -> None:
     field = random_field()
     expression = torch.randn(2, EXPRESSIONS, dtype=torch.float64)
+    poses = random_poses(2)
     points, directions, frame = somewhere(25)
-    values = field.at(expression)(points, directions, frame)
+    values = field.at(expression, poses)(points, directions, frame)
     for index in range(len(points)):
-        density, rgb = by_definition(field, expression[frame[index]], points[index], directions[index])
+        row = frame[index]
+        density, rgb = by_definition(field, expression[row], poses[row], points[index], directions[index])
         torch.testing.assert_close(values.density_per_m[index], density, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(values.rgb[index], rgb, rtol=1e-5, atol=1e-6)
     assert values.density_per_m.std() > 1 and values.rgb.std() > 0.02  # the points differ
@@ -103,6 +118,19 @@ def test_motion_is_the_mean_plus_the_bases_by_coefficient() -> None:
         expected = field.motion_mean + sum(expression[frame, k] * field.motion_basis[k] for k in range(EXPRESSIONS))
         torch.testing.assert_close(grids[frame], expected)
     torch.testing.assert_close(field.motion_grids(torch.zeros(1, EXPRESSIONS).double())[0], field.motion_mean.detach())
+
+
+@torch.no_grad()
+def test_poses_count_from_the_mean_pose() -> None:
+    """The mean pose itself, and no pose at all, add nothing; the same turn adds the same whatever the mean."""
+    field, expression, mean = random_field(), torch.zeros(1, EXPRESSIONS).double(), random_poses(1)[0]
+    neutral = field.at(expression).motion
+    field.start_from(lambda points: torch.ones(len(points)), mean)
+    torch.testing.assert_close(field.at(expression, mean[None]).motion, neutral)
+    turn = random_poses(1)
+    turned = field.at(expression, mean @ turn).motion
+    field.mean_pose.copy_(torch.eye(4))
+    torch.testing.assert_close(field.at(expression, turn).motion, turned)
 
 
 @torch.no_grad()
@@ -174,7 +202,7 @@ def test_it_starts_opaque_behind_the_surface_and_clear_before_it() -> None:
 def test_gradients_reach_every_parameter() -> None:
     field = random_field()
     points, directions, frame = somewhere(400)
-    values = field.at(torch.randn(2, EXPRESSIONS).double())(points, directions, frame)
+    values = field.at(torch.randn(2, EXPRESSIONS).double(), random_poses(2))(points, directions, frame)
     (values.density_per_m.square().mean() + (values.rgb * torch.rand(3)).sum()).backward()
     for name, parameter in field.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name

@@ -22,7 +22,7 @@ class Ball:
     density_per_m: float = 30.0
     rgb: tuple[float, float, float] = (0.9, 0.5, 0.2)
 
-    def at(self, expression: Tensor) -> FieldAtExpressions:
+    def at(self, expression: Tensor, cam_from_head: Tensor | None = None) -> FieldAtExpressions:
         radius_m = self.radius_m + 0.01 * expression[:, 0]
 
         def values(points_m: Tensor, directions: Tensor, frame: Tensor) -> FieldValues:
@@ -59,7 +59,7 @@ class Cloud(torch.nn.Module):
         self.center_m = torch.nn.Parameter(torch.tensor([0.01, 0.0, -0.02], dtype=torch.float64))
         self.color = torch.nn.Parameter(torch.randn(6, 3, dtype=torch.float64))
 
-    def at(self, expression: Tensor) -> FieldAtExpressions:
+    def at(self, expression: Tensor, cam_from_head: Tensor | None = None) -> FieldAtExpressions:
         def values(points_m: Tensor, directions: Tensor, frame: Tensor) -> FieldValues:
             shift = points_m - self.center_m - 0.01 * expression[frame]
             density = self.peak_per_m * (-shift.square().sum(-1) / (2 * 0.03**2)).exp()
