@@ -44,7 +44,7 @@ class ClipMatte:
 
     def fit(self, images: Iterable[tuple[int, Tensor]]) -> None:
         """Learn how far down the neck is bare, from pairs of frame number and (height, width, 3) image."""
-        still = PersonMatte(self._view_px, steadiness=0)  # these frames do not follow one another
+        still = PersonMatte(self._view_px, steadiness=0.0)  # these frames do not follow one another
         self.head.fit(self._sample(frame, image, still) for frame, image in images)
 
     def __call__(self, frame: int, image: Tensor) -> Float[Tensor, "height width"]:
