@@ -11,17 +11,17 @@ from manvatar.rendering import MarchConfig
 class LossConfig:
     """Weights of the loss terms; the photometric term has weight 1."""
 
-    opacity: float = 0.1  # |opacity - matte|
+    opacity: float = 0.03  # |opacity - matte|
     displacement: float = 0.02  # mean |d| of the motion channels, in motion units
     motion_smoothness: float = 1e-3  # total variation of the summed motion grids
-    charbonnier_epsilon: float = 0.01  # below this the photometric loss is quadratic
+    charbonnier_epsilon: float = 0.1  # below this the photometric loss is quadratic
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """Schedule, rates and sampling of one training run."""
 
-    iterations: int = 3000
+    iterations: int = 2000
     rays_per_iteration: int = 4096
     frames_per_iteration: int = 8
     canonical_rate: float = 2e-2
