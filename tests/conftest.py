@@ -6,10 +6,14 @@ import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from small_fit import SmallFit
 
 _CLIPS = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -35,6 +39,14 @@ def shared_data() -> Path:
     if not _CLIPS.is_dir():
         pytest.skip("needs the clips in ../shared/data, which are not part of the repository")
     return _CLIPS
+
+
+@pytest.fixture(scope="session")
+def small_fit(tmp_path_factory: pytest.TempPathFactory) -> SmallFit:
+    """``manvatar fit``, done once on a tiny synthetic clip."""
+    from small_fit import make_small_fit
+
+    return make_small_fit(tmp_path_factory.mktemp("fit"))
 
 
 @pytest.fixture
