@@ -39,13 +39,13 @@ class TrackerConfig:
     """How many independent observations of the face's shape a whole clip is worth. Detector errors repeat from frame
     to frame, so the prior on identity and offsets is scaled by (frames / effective_frames)."""
 
-    rotation_sd_deg: float = 0.15
+    rotation_sd_deg: float = 0.2
     """Prior second difference of the head's rotation, each axis, degrees a frame^2 at 25 frames/s."""
     translation_sd_m: float = 0.0004
     """Prior second difference of the head's position, each axis, metres a frame^2 at 25 frames/s."""
     expression_sd: float = 1.0
     """Prior second difference of an expression coefficient a frame^2 at 25 frames/s; lids and jaw are left free."""
-    motion_huber: float = 3.0
+    motion_huber: float = 1.0
     """Second differences (in standard deviations) beyond which their penalty grows linearly: a nod is not noise."""
 
     key_frames: int = 200

@@ -59,6 +59,8 @@ def _jumps(problem: Problem, state: State, frame_rate_hz: float) -> Bool[Tensor,
         return result
     velocity = vector_from_rotation(state.rotation[1:] @ state.rotation[:-1].transpose(1, 2))
     turn = (velocity[1:] - velocity[:-1]).norm(dim=1)
+    # A fast nod changes its speed as much; but its frame lies between its neighbours, not apart from both.
+    turn = torch.where((velocity[1:] + velocity[:-1]).norm(dim=1) < turn / 2, turn, torch.zeros_like(turn))
     distance = state.translation_m[:, 2]
     jump = (2 * distance[1:-1] / (distance[2:] + distance[:-2]) - 1).abs()
     together = problem.frame[2:] - problem.frame[:-2] == 2

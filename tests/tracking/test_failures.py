@@ -62,6 +62,18 @@ def test_each_kind_of_failure_is_found_in_its_frame() -> None:
     assert bad_frames(exact, scaled) == [4]  # fits, but no head moves 30 cm and back in 40 ms
 
 
+def test_a_fast_nod_is_no_failure_but_a_frame_apart_from_its_neighbours_is() -> None:
+    problem, state = _steady(8)
+
+    def nodding(angles_deg: list[float]) -> tuple[Problem, State]:
+        turn = torch.tensor([[math.radians(angle), 0.0, 0.0] for angle in angles_deg]).double()
+        turned = replace(state, rotation=rotation_from_vector(turn) @ state.rotation)
+        return replace(problem, target_px=problem.target_px + residuals_px(problem, turned)), turned
+
+    assert not failed(*nodding([0, 0, 1, 12, 24, 25, 25, 25]), 25.0).any()
+    assert torch.nonzero(failed(*nodding([0, 0, 0, 12, 0, 0, 0, 0]), 25.0))[:, 0].tolist() == [3]
+
+
 def test_residual_fraction_is_relative_to_the_face() -> None:
     problem, state = _steady(3)
     far = replace(problem, target_px=problem.target_px + 2.0, unit_px=problem.unit_px * 2)

@@ -34,7 +34,7 @@ def test_frames_on_both_sides_of_a_gap_are_not_tied() -> None:
 def test_deviation_scales_with_the_frame_rate_and_spares_lids_and_jaw() -> None:
     slow, fast = (motion_prior(torch.arange(5), NAMES, rate, TrackerConfig()).sd for rate in (25.0, 50.0))
     torch.testing.assert_close(fast, slow / 4)
-    assert slow[0] == pytest.approx(math.radians(0.15)) and slow[7] == pytest.approx(1.0)
+    assert slow[0] == pytest.approx(math.radians(TrackerConfig().rotation_sd_deg)) and slow[7] == pytest.approx(1.0)
     assert slow[6] > slow[7] and slow[8] > slow[7]
 
 
