@@ -22,6 +22,15 @@ STABLE_TORCH_LIBRARY(manvatar, library) {
   library.def(
       "sample_grid_backward(Tensor grad, Tensor grid, Tensor unit_points, Tensor? frame, bool for_grid, bool for_points)"
       " -> (Tensor, Tensor)");
+  // Samples of a pyramid of grids at points a motion grid displaces -> (features, displaced points). `in_place` says how
+  // the gradient of the levels is handed on.
+  library.def(
+      "sample_warped(Tensor motion, Tensor[] levels, Tensor unit_points, Tensor frame, Tensor tail, float[] scale,"
+      " bool in_place) -> (Tensor, Tensor)");
+  // Adds to the gradients of the levels -> gradients of (motion, unit_points); one that was not asked for is empty.
+  library.def(
+      "sample_warped_backward(Tensor grad, Tensor motion, Tensor[] levels, Tensor unit_points, Tensor frame, Tensor warped,"
+      " float[] scale, Tensor(a!)[] grad_levels, bool for_motion, bool for_points) -> (Tensor, Tensor)");
   // Two-layer MLP whose hidden bias is chosen by frame -> (samples, outputs).
   library.def(
       "mlp(Tensor inputs, Tensor frame, Tensor hidden_weight, Tensor hidden_bias, Tensor out_weight, Tensor out_bias)"

@@ -2,7 +2,7 @@
 // meet; one thread a point for the gradient of the points. That frames are in range is not checked: it would wait for the
 // device. Atomic adds come in any order, so the gradient of the grid repeats only up to rounding.
 
-#include "launch.h"
+#include "grid_cuda.h"
 #include "sample_grid_checks.h"
 
 #include <torch/csrc/stable/library.h>
@@ -14,52 +14,14 @@ namespace {
 using namespace manvatar;
 
 template <class T>
-__device__ Corners<T> channel_corners(const T* grid, const GridShape& shape, const Cell<T>& cell, int64_t channel) {
-  const T* corner = grid + cell.plane * shape.plane_size() + cell.offset + channel;
-  const auto load = [](const T* p) { return *p; };
-  return corners_at(corner, shape.channels, shape.x * shape.channels, shape.plane_size(), load);
-}
-
-template <class T>
-__global__ void __launch_bounds__(kThreads) forward_kernel(
-    int64_t values, GridShape shape, const T* __restrict__ grid, const T* __restrict__ points,
-    const int64_t* __restrict__ frame, T* __restrict__ out) {
-  const int64_t k = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (k >= values) return;
-  const int64_t i = k / shape.channels, c = k % shape.channels;
-  const Cell<T> cell = locate(points + 3 * i, frame ? frame[i] : 0, shape);
-  out[k] = interpolate(channel_corners(grid, shape, cell, c), cell.fx, cell.fy, cell.fz);
-}
-
-template <class T>
-__global__ void __launch_bounds__(kThreads) grid_kernel(
-    int64_t values, GridShape shape, const T* __restrict__ points, const int64_t* __restrict__ frame,
-    const T* __restrict__ grad, T* __restrict__ out) {
-  const int64_t k = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (k >= values) return;
-  const int64_t i = k / shape.channels, c = k % shape.channels;
-  const Cell<T> cell = locate(points + 3 * i, frame ? frame[i] : 0, shape);
-  T* corner = out + cell.plane * shape.plane_size() + cell.offset + c;
-  const auto add = [&](T* p, T weight) { atomicAdd(p, weight * grad[k]); };
-  const int64_t x_step = shape.channels, y_step = shape.x * shape.channels;
-  spread_in_plane(corner, x_step, y_step, cell.fx, cell.fy, 1 - cell.fz, add);
-  spread_in_plane(corner + shape.plane_size(), x_step, y_step, cell.fx, cell.fy, cell.fz, add);
-}
-
-template <class T>
 __global__ void __launch_bounds__(kThreads) points_kernel(
     int64_t samples, GridShape shape, const T* __restrict__ grid, const T* __restrict__ points,
     const int64_t* __restrict__ frame, const T* __restrict__ grad, T* __restrict__ out) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= samples) return;
   const Cell<T> cell = locate(points + 3 * i, frame ? frame[i] : 0, shape);
-  T dx = 0, dy = 0, dz = 0;
-  for (int64_t c = 0; c < shape.channels; ++c)
-    add_derivatives(
-        channel_corners(grid, shape, cell, c), cell.fx, cell.fy, cell.fz, grad[i * shape.channels + c], dx, dy, dz);
-  out[3 * i] = dx * cell.slope_x;
-  out[3 * i + 1] = dy * cell.slope_y;
-  out[3 * i + 2] = dz * cell.slope_z;
+  out[3 * i] = out[3 * i + 1] = out[3 * i + 2] = 0;
+  add_point_gradient(grid, shape, cell, grad + i * shape.channels, out + 3 * i);
 }
 
 Tensor sample_grid(Tensor grid, Tensor unit_points, std::optional<Tensor> frame) {
@@ -70,9 +32,9 @@ Tensor sample_grid(Tensor grid, Tensor unit_points, std::optional<Tensor> frame)
   const int64_t count = in.samples * in.shape.channels;
   if (count == 0) return values;
   dispatch_floating(in.grid, [&]<class T>() {
-    forward_kernel<T><<<blocks_for(op, count), kThreads, 0, device.stream()>>>(
+    interpolate_kernel<T><<<blocks_for(op, count), kThreads, 0, device.stream()>>>(
         count, in.shape, in.grid.const_data_ptr<T>(), in.unit_points.const_data_ptr<T>(), in.frames(),
-        values.mutable_data_ptr<T>());
+        values.mutable_data_ptr<T>(), in.shape.channels);
   });
   check_launch(op);
   return values;
@@ -91,9 +53,9 @@ std::tuple<Tensor, Tensor> sample_grid_backward(
   const int64_t count = in.samples * in.shape.channels;
   dispatch_floating(in.grid, [&]<class T>() {
     if (for_grid && count > 0) {
-      grid_kernel<T><<<blocks_for(op, count), kThreads, 0, device.stream()>>>(
+      spread_kernel<T><<<blocks_for(op, count), kThreads, 0, device.stream()>>>(
           count, in.shape, in.unit_points.const_data_ptr<T>(), in.frames(), upstream.const_data_ptr<T>(),
-          grad_grid.mutable_data_ptr<T>());
+          in.shape.channels, grad_grid.mutable_data_ptr<T>());
     }
     if (for_points && in.samples > 0) {
       points_kernel<T><<<blocks_for(op, in.samples), kThreads, 0, device.stream()>>>(

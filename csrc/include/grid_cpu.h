@@ -19,25 +19,27 @@ namespace manvatar {
 constexpr int64_t kPointsPerTask = 1024;
 constexpr int64_t kAhead = 8;  // points whose memory is asked for before it is needed
 
-// W channels of a node, W a power of two; one is a plain number.
+// W channels of a node, W a power of two; one is a plain number. `in_memory` may stand at the address of any element. (As a
+// template argument a type loses that attribute, so values are passed on as `type`.)
 template <class T, int W>
 struct ChannelsOf {
-  typedef T type __attribute__((vector_size(W * sizeof(T)), aligned(sizeof(T))));
+  typedef T type __attribute__((vector_size(W * sizeof(T))));
+  typedef T in_memory __attribute__((vector_size(W * sizeof(T)), aligned(sizeof(T))));
 };
 template <class T>
 struct ChannelsOf<T, 1> {
-  typedef T type;
+  typedef T type, in_memory;
 };
 template <class T, int W>
 using Channels = typename ChannelsOf<T, W>::type;
 
 template <int W, class T>
-MANVATAR_INLINE Channels<T, W>& channels_at(T* p) {
-  return *reinterpret_cast<Channels<T, W>*>(p);
+MANVATAR_INLINE Channels<T, W> load_channels(const T* p) {
+  return *reinterpret_cast<const typename ChannelsOf<T, W>::in_memory*>(p);
 }
 template <int W, class T>
-MANVATAR_INLINE const Channels<T, W>& channels_at(const T* p) {
-  return *reinterpret_cast<const Channels<T, W>*>(p);
+MANVATAR_INLINE void store_channels(T* p, const Channels<T, W>& value) {
+  *reinterpret_cast<typename ChannelsOf<T, W>::in_memory*>(p) = value;
 }
 
 template <int W, class T>
@@ -78,9 +80,9 @@ MANVATAR_INLINE void interpolate_channels(const T* grid, const GridShape& shape,
   const T* corner = grid + cell.plane * z_step + cell.offset;
   for (int64_t c = 0; c < channels; c += W) {
     const auto corners = corners_at(corner + c, channels, y_step, z_step, [](const T* p) __attribute__((always_inline)) {
-      return channels_at<W>(p);
+      return load_channels<W>(p);
     });
-    channels_at<W>(out + c) = interpolate(corners, cell.fx, cell.fy, cell.fz);
+    store_channels<W>(out + c, interpolate(corners, cell.fx, cell.fy, cell.fz));
   }
 }
 
@@ -93,9 +95,9 @@ MANVATAR_INLINE void add_point_gradient(
   Channels<T, W> dx = {}, dy = {}, dz = {};
   for (int64_t c = 0; c < channels; c += W) {
     const auto corners = corners_at(corner + c, channels, y_step, z_step, [](const T* p) __attribute__((always_inline)) {
-      return channels_at<W>(p);
+      return load_channels<W>(p);
     });
-    add_derivatives(corners, cell.fx, cell.fy, cell.fz, channels_at<W>(grad + c), dx, dy, dz);
+    add_derivatives(corners, cell.fx, cell.fy, cell.fz, load_channels<W>(grad + c), dx, dy, dz);
   }
   out[0] += sum_channels<W, T>(dx) * cell.slope_x;
   out[1] += sum_channels<W, T>(dy) * cell.slope_y;
@@ -154,10 +156,10 @@ MANVATAR_INLINE void add_to_plane(const GridGradient<T>& job, const Cell<T>& cel
   const int64_t channels = job.shape.channels;
   T* corner = job.out + plane * job.shape.plane_size() + cell.offset;
   for (int64_t c = 0; c < channels; c += W) {
-    const Channels<T, W> g = channels_at<W>(grad + c);
+    const Channels<T, W> g = load_channels<W>(grad + c);
     spread_in_plane(
         corner + c, channels, job.shape.x * channels, cell.fx, cell.fy, fz,
-        [&](T* p, T weight) __attribute__((always_inline)) { channels_at<W>(p) += weight * g; });
+        [&](T* p, T weight) __attribute__((always_inline)) { store_channels<W, T>(p, load_channels<W>(p) + weight * g); });
   }
 }
 
@@ -165,17 +167,25 @@ MANVATAR_INLINE void add_to_plane(const GridGradient<T>& job, const Cell<T>& cel
 // before it is first added to, so that it is still in the cache.
 template <int W, class T>
 MANVATAR_INLINE void add_to_planes(const GridGradient<T>& job, const ByPlane& sorted, int64_t begin, int64_t end) {
-  const int64_t size = job.shape.plane_size(), last = job.samples - 1;
+  const int64_t size = job.shape.plane_size();
   if (job.clear) std::memset(job.out + begin * size, 0, size * sizeof(T));
+  Cell<T> ring[kAhead];
   for (int64_t plane = std::max<int64_t>(begin - 1, 0); plane < end; ++plane) {
     const bool lower = plane >= begin, upper = plane + 1 < end;
     if (job.clear && lower && upper) std::memset(job.out + (plane + 1) * size, 0, size * sizeof(T));
-    for (int64_t k = sorted.first[plane]; k < sorted.first[plane + 1]; ++k) {
-      const int64_t i = sorted.order[k], later = sorted.order[std::min(k + kAhead, last)];
-      __builtin_prefetch(job.points + 3 * later);
-      __builtin_prefetch(job.grad + job.grad_stride * later);
-      const Cell<T> cell = job.cell(i);
-      const T* grad = job.grad + job.grad_stride * i;
+    const int64_t first = sorted.first[plane], last = sorted.first[plane + 1];
+    for (int64_t k = first - kAhead; k < last; ++k) {
+      Cell<T>& slot = ring[(k - first + kAhead) % kAhead];
+      const Cell<T> cell = slot;
+      if (k + kAhead < last) {
+        const int64_t later = sorted.order[k + kAhead];
+        const int64_t after = sorted.order[std::min(k + 3 * kAhead, last - 1)];
+        __builtin_prefetch(job.points + 3 * after);
+        __builtin_prefetch(job.grad + job.grad_stride * after);
+        prefetch_corners(job.out, job.shape, slot = job.cell(later));
+      }
+      if (k < first) continue;
+      const T* grad = job.grad + job.grad_stride * sorted.order[k];
       if (lower) add_to_plane<W>(job, cell, grad, plane, 1 - cell.fz);
       if (upper) add_to_plane<W>(job, cell, grad, plane + 1, cell.fz);
     }

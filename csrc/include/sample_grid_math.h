@@ -86,7 +86,7 @@ MANVATAR_MATH V interpolate(const Corners<V>& n, T fx, T fy, T fz) {
 
 // Adds grad * (the derivatives by x, y and z, in nodes) to dx, dy and dz.
 template <class V, class T>
-MANVATAR_MATH void add_derivatives(const Corners<V>& n, T fx, T fy, T fz, const V& grad, V& dx, V& dy, V& dz) {
+MANVATAR_MATH void add_derivatives(const Corners<V>& n, T fx, T fy, T fz, V grad, V& dx, V& dy, V& dz) {
   const V e0 = n.n100 - n.n000, e1 = n.n110 - n.n010, e2 = n.n101 - n.n001, e3 = n.n111 - n.n011;
   const V l0 = n.n000 + fx * e0, l1 = n.n010 + fx * e1, l2 = n.n001 + fx * e2, l3 = n.n011 + fx * e3;
   dx += grad * lerp(lerp(e0, e1, fy), lerp(e2, e3, fy), fz);

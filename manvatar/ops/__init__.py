@@ -13,6 +13,7 @@ from manvatar.ops.march import Marched, march, march_reference
 from manvatar.ops.memory import keep_freed_memory
 from manvatar.ops.mlp import mlp, mlp_reference
 from manvatar.ops.sample_grid import sample_grid, sample_grid_reference
+from manvatar.ops.sample_warped import sample_warped, sample_warped_reference
 from manvatar.ops.sparse_adam import sparse_adam_, sparse_adam_reference_
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "mlp_reference",
     "sample_grid",
     "sample_grid_reference",
+    "sample_warped",
+    "sample_warped_reference",
     "sparse_adam_",
     "sparse_adam_reference_",
 ]

@@ -217,6 +217,23 @@ def test_strided_inputs() -> None:
     assert torch.equal(sample_grid(grid, case.unit_points, case.frame), sample_grid(*case.arguments()))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("channels", [2, 4, 8])
+def test_tensors_may_begin_at_any_address(dtype: torch.dtype, channels: int) -> None:
+    def odd(tensor: Tensor) -> Tensor:
+        """A copy that begins one element after an address vectors like."""
+        return torch.cat([tensor.new_zeros(1), tensor.flatten()])[1:].view(tensor.shape)
+
+    case = make_case(channels=channels).to(dtype)
+    shifted = Case(odd(case.grid), odd(case.unit_points), case.frame)
+    upstream = torch.randn(len(case.unit_points), channels, dtype=dtype)
+    assert torch.equal(sample_grid(*shifted.arguments()), sample_grid(*case.arguments()))
+    arguments = (shifted.grid, shifted.unit_points, case.frame, True, True)
+    got = torch.ops.manvatar.sample_grid_backward(odd(upstream), *arguments)
+    for ours, usual in zip(got, gradients(sample_grid, case, upstream), strict=True):
+        assert torch.equal(ours, usual)
+
+
 # -------------------------------------------------------------------------------------------------------- error texts
 
 
