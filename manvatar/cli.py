@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,10 @@ from typing import Annotated, TypeAlias
 import tyro
 
 from manvatar.errors import UserError
+
+# Threads that wait let others have the core; read when torch is loaded, which is after this. Waiting busily instead makes a
+# machine with other work many times slower, and gains nothing measurable on an idle one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # The annotations commands share. ``Positional[Path]`` is written without a flag; ``Output`` is ``-o`` or ``--out``.
 Positional = tyro.conf.Positional

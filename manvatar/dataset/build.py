@@ -15,6 +15,7 @@ from manvatar.dataset.crop import Crop, fitted_crop, head_crop
 from manvatar.dataset.split import split_tail
 from manvatar.dataset.store import map_images, save_dataset
 from manvatar.matting import ClipMatte
+from manvatar.threads import one_thread
 from manvatar.tracking import landmarks_head_m, landmarks_px
 from manvatar.types import Clip, Dataset, FaceModel, Track
 from manvatar.video import frames
@@ -57,16 +58,11 @@ def build_dataset(
     """
     train, held_out = split_tail(track.valid, duplicate, config.holdout)
     landmarks_m = landmarks_head_m(track, face_model, "ibug68")
-    crop, matte = _look_at_samples(clip, track, landmarks_m, config.size_px)
-    context, camera = crop.context(), crop.camera(track.camera)
-    images = map_images(folder, clip.frame_count, camera.size_px, write=True)
-    for frame in frames(clip):
-        wide = context.cut(frame.image)
-        alpha = crop.inner(matte(frame.index, wide))
-        images[frame.index, :, :, :3] = crop.inner(wide)
-        images[frame.index, :, :, 3] = (alpha * 255).round().to(torch.uint8)
-        if progress is not None:
-            progress(frame.index + 1, clip.frame_count)
+    with one_thread():
+        crop, matte = _look_at_samples(clip, track, landmarks_m, config.size_px)
+        camera = crop.camera(track.camera)
+        images = map_images(folder, clip.frame_count, camera.size_px, write=True)
+        _fill(images, clip, crop, matte, progress)
     some = train[torch.linspace(0, len(train) - 1, min(_HULL_FRAMES, len(train))).long()]
     poses = track.cam_from_head.float()
     dataset = Dataset(
@@ -84,6 +80,18 @@ def build_dataset(
     )
     save_dataset(dataset, folder, run_id)
     return dataset
+
+
+def _fill(images: Tensor, clip: Clip, crop: Crop, matte: ClipMatte, progress: Progress | None) -> None:
+    """Write crop and matte of every frame into ``images`` (frames, size, size, 4)."""
+    context = crop.context()
+    for frame in frames(clip):
+        wide = context.cut(frame.image)
+        alpha = crop.inner(matte(frame.index, wide))
+        images[frame.index, :, :, :3] = crop.inner(wide)
+        images[frame.index, :, :, 3] = (alpha * 255).round().to(torch.uint8)
+        if progress is not None:
+            progress(frame.index + 1, clip.frame_count)
 
 
 def _look_at_samples(clip: Clip, track: Track, landmarks_m: Tensor, size_px: int) -> tuple[Crop, ClipMatte]:

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from manvatar.errors import UserError
 from manvatar.landmarks import Detection, detect_clip
 from manvatar.progress import advancing, frames_bar
+from manvatar.threads import one_thread
 from manvatar.tracking.config import TrackerConfig
 from manvatar.tracking.tracker import track
 from manvatar.types import Clip, FaceModel, Track
@@ -46,7 +47,7 @@ def track_clip(
     """
     if focal_px is not None and not 0 < focal_px < float("inf"):
         raise UserError(f"a focal length of {focal_px} px is not possible; give a positive number of pixels")
-    with frames_bar("landmarks", clip.frame_count, show_progress) as bar:
+    with one_thread(), frames_bar("landmarks", clip.frame_count, show_progress) as bar:
         detection = detect_clip(clip, landmarks, progress=advancing(bar))
     with tqdm(total=100, desc="tracking", unit="%", disable=not show_progress) as bar:
         fitted = track(
