@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from manvatar.ops.composite import Composite, composite, composite_reference
 from manvatar.ops.march import Marched, march, march_reference
-from manvatar.ops.memory import keep_freed_memory
+from manvatar.ops.memory import keep_freed_memory, on_large_pages
 from manvatar.ops.mlp import mlp, mlp_reference
 from manvatar.ops.sample_grid import sample_grid, sample_grid_reference
 from manvatar.ops.sample_warped import sample_warped, sample_warped_reference
@@ -26,6 +26,7 @@ __all__ = [
     "march_reference",
     "mlp",
     "mlp_reference",
+    "on_large_pages",
     "sample_grid",
     "sample_grid_reference",
     "sample_warped",

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manvatar.ops import sparse_adam_
+from manvatar.ops import on_large_pages, sparse_adam_
 
 
 class GridAdam(torch.optim.Optimizer):
     """Adam whose step leaves rows (slices along the last axis) without gradient alone, and clears gradients it used.
 
-    Every parameter has a gradient from the start, zero, and keeps it: ``backward`` adds to it, ``step`` uses and clears
-    it, so ``zero_grad`` is not needed. State of a parameter: ``step`` (float32, on the CPU), ``exp_avg``,
-    ``exp_avg_sq``; the names ``torch.optim.Adam`` uses.
+    Every parameter has a gradient from the start, zero, and keeps it: ``backward`` adds to it (``sample_warped`` in
+    place), ``step`` uses and clears it, so ``zero_grad`` is not needed. State of a parameter: ``step`` (float32, on the
+    CPU), ``exp_avg``, ``exp_avg_sq``; the names ``torch.optim.Adam`` uses.
 
     Args:
         params: parameters or groups. A group may have its own ``lr``, ``betas``, ``eps`` and ``skip_zero_rows``.
@@ -41,7 +41,7 @@ class GridAdam(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "skip_zero_rows": skip_zero_rows})
         for group in self.param_groups:
             for parameter in group["params"]:
-                parameter.grad = torch.zeros_like(parameter)
+                parameter.grad = on_large_pages(torch.zeros_like(parameter))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
@@ -79,6 +79,6 @@ class GridAdam(torch.optim.Optimizer):
         state = self.state[parameter]
         if not state:
             state["step"] = torch.zeros(())
-            state["exp_avg"] = torch.zeros_like(parameter)
-            state["exp_avg_sq"] = torch.zeros_like(parameter)
+            state["exp_avg"] = on_large_pages(torch.zeros_like(parameter))
+            state["exp_avg_sq"] = on_large_pages(torch.zeros_like(parameter))
         return state
