@@ -28,8 +28,8 @@ import tyro
 
 from manvatar.errors import UserError
 
-# Threads that wait let others have the core; read when torch is loaded, which is after this. Waiting busily instead makes a
-# machine with other work many times slower, and gains nothing measurable on an idle one.
+# Threads that wait let others have the core; read when torch is loaded, which is after this. Waiting busily makes a
+# machine with other work many times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # The annotations commands share. ``Positional[Path]`` is written without a flag; ``Output`` is ``-o`` or ``--out``.

@@ -87,7 +87,7 @@ class LandmarkEmbedding:
 class FaceModel:
     """A linear 3D morphable model: vertices = mean + identity @ identity_basis + expression @ expression_basis.
 
-    Bases are in metres per standard deviation. Head frame; the origin is the midpoint of the four eye corners of the mean.
+    Bases are in metres per standard deviation. Head frame; the origin is the midpoint of the mean's four eye corners.
     """
 
     id: str  # "builtin-1", "ict-facekit-light", ...; written into tracks and avatars
@@ -103,7 +103,8 @@ class FaceModel:
     def __post_init__(self) -> None:
         _require(
             len(self.expression_names) == self.expression_basis_m.shape[0],
-            f"FaceModel {self.id}: {len(self.expression_names)} names for {self.expression_basis_m.shape[0]} expressions",
+            f"FaceModel {self.id}: {len(self.expression_names)} names for "
+            f"{self.expression_basis_m.shape[0]} expressions",
         )
 
     def embedding(self, scheme: LandmarkScheme) -> LandmarkEmbedding:
@@ -271,7 +272,7 @@ class Dataset:
     cam_from_head: Float[Tensor, "frames 4 4"]
     expression: Float[Tensor, "frames expression"]
     landmarks_px: Float[Tensor, "frames 68 2"]  # projected iBUG-68 points of the track, for mouth and eye crops
-    surface_m: Float[Tensor, "vertices 3"]  # the tracked face at its mean expression, head frame; a first guess of depth
+    surface_m: Float[Tensor, "vertices 3"]  # tracked face, mean expression, head frame: a first guess of depth
     bounds: Box  # of the head and hair, from the mattes
     clip_frame: Int[Tensor, "frames"]  # which frame of the clip each one is
     train: Int[Tensor, "train"]  # rows to train on; near-duplicates and failed frames left out

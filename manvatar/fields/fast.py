@@ -18,9 +18,8 @@ from torch.nn import functional
 
 from manvatar.fields.grids import node_counts
 from manvatar.geometry import inverse_rigid, vector_from_rotation
-from manvatar.ops import mlp, sample_grid
+from manvatar.ops import mlp, sample_warped
 from manvatar.types import Box, FieldValues
-
 
 POSE_COUNT = 6  # components of a head pose that motion grids follow: rotation vector, translation
 
@@ -75,8 +74,8 @@ class FastField(nn.Module):
     ) -> None:
         """Begin opaque where ``depth_m`` is positive and nearly transparent where it is negative.
 
-        Poses are seen relative to ``mean_pose`` (cam_from_head). The first channel of the coarsest level holds the depth, and two hidden units of the density network pass it
-        on. It is a start, not a constraint: all of it is trained.
+        The first channel of the coarsest level holds the depth, and two hidden units of the density network pass it
+        on. It is a start, not a constraint: all of it is trained. Poses will be seen relative to ``mean_pose``.
         """
         if mean_pose is not None:
             self.mean_pose.copy_(mean_pose)
@@ -132,20 +131,24 @@ class FastFieldAtExpressions:
         pose = pose.to(expression)
         self.field = field
         self.motion = field.motion_grids(expression, pose)
+        self.warp_scale = (field.config.displacement_scale_m / field.extent_m).tolist()
         self.hidden_weight = torch.cat([functional.pad(density.hidden.weight, (0, 3)), color.hidden.weight])
-        self.hidden_bias = torch.cat([density.frame_bias(expression / 3, pose / 3), color.frame_bias(expression / 3, pose / 3)], 1)
+        scaled = expression / 3, pose / 3
+        self.hidden_bias = torch.cat([density.frame_bias(*scaled), color.frame_bias(*scaled)], 1)
         self.out_weight = torch.block_diag(density.out.weight, color.out.weight)
         self.out_bias = torch.cat([density.out.bias, color.out.bias])
 
     def __call__(
-        self, points_m: Float[Tensor, "samples 3"], directions: Float[Tensor, "samples 3"], frame: Int[Tensor, "samples"]
+        self,
+        points_m: Float[Tensor, "samples 3"],
+        directions: Float[Tensor, "samples 3"],
+        frame: Int[Tensor, "samples"],
     ) -> FieldValues:
         field = self.field
         unit = (points_m - field.lower_m) / field.extent_m
-        motion = sample_grid(self.motion, unit, frame)
-        canonical_unit = unit + motion[:, :3] * (field.config.displacement_scale_m / field.extent_m)
-        features = [sample_grid(grid, canonical_unit) for grid in field.canonical]
-        inputs = torch.cat([*features, motion[:, 3:], directions], -1)
+        inputs = sample_warped(
+            self.motion, list(field.canonical), unit, frame, directions, self.warp_scale, in_place=True
+        )
         out = mlp(inputs, frame, self.hidden_weight, self.hidden_bias, self.out_weight, self.out_bias)
         density = functional.softplus(out[:, 0]) * field.config.density_scale_per_m
         return FieldValues(density, torch.sigmoid(out[:, 1:]))

@@ -9,8 +9,7 @@ from tiny_avatar import NAMES, front_pose, tiny_avatar, tiny_camera, tiny_datase
 
 from manvatar.avatars import Avatar, fitted_camera, turned
 from manvatar.errors import UserError
-from manvatar.geometry import project, transform
-from manvatar.geometry import mean_pose
+from manvatar.geometry import mean_pose, project, transform
 from manvatar.types import Camera
 
 
