@@ -41,11 +41,15 @@ MANVATAR_INLINE const Vector<T>& at(const T* p) {
   return *reinterpret_cast<const Vector<T>*>(p);
 }
 
-template <class T>
-MANVATAR_INLINE T sum(const Vector<T>& v) {
-  T total = 0;
-  for (int64_t i = 0; i < VectorOf<T>::size; ++i) total += v[i];
-  return total;
+// Halves are added to halves: added one by one each sum would wait for the one before.
+MANVATAR_INLINE float sum(const Vector<float>& v) {
+  const auto a = v + __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+  const auto b = a + __builtin_shufflevector(a, a, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+  return (b[0] + b[1]) + (b[2] + b[3]);
+}
+MANVATAR_INLINE double sum(const Vector<double>& v) {
+  const auto a = v + __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3);
+  return (a[0] + a[1]) + (a[2] + a[3]);
 }
 
 // c (kRows x N vectors) += a (kRows x inner) b (inner x N vectors); a element (i, k) is a[i * a_row + k * a_inner]. The
@@ -148,8 +152,9 @@ MANVATAR_INLINE void forward(const Network<T>& net, int64_t begin, int64_t end, 
       const T* a = block.a + (s - start) * net.hidden;
       for (int64_t o = 0; o < net.out; ++o) {
         Vector<T> total = {};
-        for (int64_t h = 0; h < net.hidden; h += VectorOf<T>::size) total += at(a + h) * at(net.out_weight + o * net.hidden + h);
-        out[s * net.out + o] = sum<T>(total) + net.out_bias[o];
+        for (int64_t h = 0; h < net.hidden; h += VectorOf<T>::size)
+          total += at(a + h) * at(net.out_weight + o * net.hidden + h);
+        out[s * net.out + o] = sum(total) + net.out_bias[o];
       }
     }
     start = stop;
