@@ -43,6 +43,8 @@ STABLE_TORCH_LIBRARY(manvatar, library) {
   library.def(
       "sparse_adam_(Tensor(a!) parameter, Tensor(b!) grad, Tensor(c!) exp_avg, Tensor(d!) exp_avg_sq, float rate,"
       " float beta1, float beta2, float eps, int step, bool skip_zero_rows) -> ()");
+  // Adds weights^T rows to target, in place: the gradient of sums of grids with coefficients.
+  library.def("add_outer_(Tensor(a!) target, Tensor weights, Tensor rows) -> ()");
   // Samples on rays through a grid of occupied cells -> (distance_m, ray, offsets), packed.
   library.def(
       "march(Tensor origins_m, Tensor directions, Tensor shift, Tensor occupied, Tensor lowest_per_m, float[] lower_m,"

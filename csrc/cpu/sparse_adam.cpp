@@ -1,12 +1,11 @@
 // sparse_adam_ on the CPU: threads share the rows. Of a row without gradient only the gradient is read.
 
-#include "multiversion.h"
+#include "bits.h"
 #include "sparse_adam_checks.h"
 
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
-#include <cstring>
 
 namespace {
 
@@ -22,18 +21,6 @@ struct Arrays {
   bool skip_zero_rows;
   AdamStep<T> step;
 };
-
-// Whether any element is not zero; either zero counts as zero, and not-a-number does not: it must not be hidden.
-MANVATAR_INLINE bool any_bits(const float* values, int64_t count) {
-  uint32_t bits = 0, word;
-  for (int64_t c = 0; c < count; ++c) std::memcpy(&word, values + c, sizeof(word)), bits |= word;
-  return bits << 1 != 0;
-}
-MANVATAR_INLINE bool any_bits(const double* values, int64_t count) {
-  uint64_t bits = 0, word;
-  for (int64_t c = 0; c < count; ++c) std::memcpy(&word, values + c, sizeof(word)), bits |= word;
-  return bits << 1 != 0;
-}
 
 // The elements begin..end-1, whose rows all have a gradient. A long plain loop is what compilers turn into vectors.
 template <class T>

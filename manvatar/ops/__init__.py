@@ -8,6 +8,7 @@ unasked.
 
 from __future__ import annotations
 
+from manvatar.ops.add_outer import add_outer_, add_outer_reference_, blend
 from manvatar.ops.composite import Composite, composite, composite_reference
 from manvatar.ops.march import Marched, march, march_reference
 from manvatar.ops.memory import keep_freed_memory, on_large_pages
@@ -19,6 +20,9 @@ from manvatar.ops.sparse_adam import sparse_adam_, sparse_adam_reference_
 __all__ = [
     "Composite",
     "Marched",
+    "add_outer_",
+    "add_outer_reference_",
+    "blend",
     "composite",
     "composite_reference",
     "keep_freed_memory",

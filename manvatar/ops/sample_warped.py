@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from manvatar.ops._gradients import place_for_gradient
 from manvatar.ops._library import has_op, require
 from manvatar.ops.sample_grid import sample_grid_reference
 
@@ -108,10 +109,6 @@ def _keep(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple
     ctx.save_for_backward(motion, unit_points, frame, output[1], *levels)
 
 
-def _has_place(level: Tensor) -> bool:
-    return level.is_leaf and level.grad is not None and level.grad.is_contiguous()
-
-
 def _backward(
     ctx: torch.autograd.function.FunctionCtx, grad: Tensor, _: Tensor
 ) -> tuple[Tensor | list[Tensor | None] | None, ...]:
@@ -125,11 +122,9 @@ def _backward(
     buffers = []
     if any(for_levels):
         for index, (level, needed) in enumerate(zip(levels, for_levels, strict=True)):
-            if needed and ctx.in_place and _has_place(level):
-                buffers.append(level.grad)
-            else:
-                buffers.append(torch.zeros_like(level, memory_format=torch.contiguous_format))
-                results[index] = buffers[-1] if needed else None
+            place, is_there = place_for_gradient(level, ctx.in_place and needed)
+            buffers.append(place)
+            results[index] = place if needed and not is_there else None
     op = torch.ops.manvatar.sample_warped_backward
     to_motion, to_points = op(
         grad, motion, levels, unit_points, frame, warped, ctx.scale, buffers, for_motion, for_points
