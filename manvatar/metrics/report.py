@@ -53,7 +53,8 @@ def write_report(
     """Score ``renderer`` on the held-out frames; write ``scores.json``, ``preview.mp4`` and ``contact.png`` to ``out``.
 
     Args:
-        facts: what the run cost so far; the seconds that scoring took are filled in here unless they are given.
+        facts: what the run cost so far; the seconds that scoring took are filled in here unless they are given, and
+            then added to the total.
 
     Raises:
         UserError: ``out`` cannot be written to.
@@ -67,6 +68,8 @@ def write_report(
     nearest = score(dataset, nearest_frame_renderer(dataset), lpips=lpips) if len(dataset.train) else None
     write_contact_sheet(folder / "contact.png", dataset, renderer, scores)
     if facts.score_s is None:
-        facts = dataclasses.replace(facts, score_s=time.perf_counter() - start)
+        score_s = time.perf_counter() - start
+        total_s = None if facts.total_s is None else facts.total_s + score_s
+        facts = dataclasses.replace(facts, score_s=score_s, total_s=total_s)
     write_scores(folder / "scores.json", scores, nearest, facts)
     return Report(scores, nearest, facts)
