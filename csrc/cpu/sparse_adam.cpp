@@ -36,14 +36,28 @@ MANVATAR_INLINE void update_elements(const Arrays<T>& a, int64_t begin, int64_t 
   }
 }
 
+// Some rows at a time: first their gradients are looked at, and the rest of those to be updated is asked for; then runs of
+// such rows are updated.
 template <int N, class T>
 MANVATAR_INLINE void update(const Arrays<T>& a, int64_t begin, int64_t end) {
   const int64_t width = N ? N : a.width;
-  for (int64_t row = begin; row < end;) {
-    const int64_t first = row;
-    while (row < end && row < first + kRowsAtOnce && (!a.skip_zero_rows || any_bits(a.grad + row * width, width))) ++row;
-    if (row > first) update_elements(a, first * width, row * width);
-    else ++row;
+  bool wanted[kRowsAtOnce];
+  for (int64_t first = begin; first < end; first += kRowsAtOnce) {
+    const int64_t count = std::min(kRowsAtOnce, end - first);
+    for (int64_t row = 0; row < count; ++row) {
+      const int64_t at = (first + row) * width;
+      wanted[row] = !a.skip_zero_rows || any_bits(a.grad + at, width);
+      if (!wanted[row]) continue;
+      __builtin_prefetch(a.parameter + at);
+      __builtin_prefetch(a.mean + at);
+      __builtin_prefetch(a.square + at);
+    }
+    for (int64_t row = 0; row < count;) {
+      const int64_t start = row;
+      while (row < count && wanted[row]) ++row;
+      if (row > start) update_elements(a, (first + start) * width, (first + row) * width);
+      else ++row;
+    }
   }
 }
 
