@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from manvatar.fields.grids import node_counts
 from manvatar.geometry import inverse_rigid, vector_from_rotation
-from manvatar.ops import mlp, sample_warped
+from manvatar.ops import blend, mlp, sample_warped
 from manvatar.types import Box, FieldValues
 
 POSE_COUNT = 6  # components of a head pose that motion grids follow: rotation vector, translation
@@ -105,10 +105,10 @@ class FastField(nn.Module):
         self, expression: Float[Tensor, "batch expression"], pose: Float[Tensor, "batch 6"] | None = None
     ) -> Float[Tensor, "batch z y x channels"]:
         """G(e, p) = M + sum_k e_k B_k + sum_j p_j P_j, once for each frame of the batch."""
-        grids = torch.addmm(self.motion_mean.flatten(), expression, self.motion_basis.flatten(1))
+        bases, coefficients = [self.motion_basis], [expression]
         if pose is not None:
-            grids = torch.addmm(grids, pose, self.pose_basis.flatten(1))
-        return grids.view(len(expression), *self.motion_mean.shape)
+            bases, coefficients = [*bases, self.pose_basis], [*coefficients, pose]
+        return blend(self.motion_mean, bases, coefficients, in_place=True)
 
     def at(
         self, expression: Float[Tensor, "batch expression"], cam_from_head: Float[Tensor, "batch 4 4"] | None = None
