@@ -78,11 +78,11 @@ def test_fast_is_the_defaults() -> None:
 def test_a_file_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(
-        "[field]\ncanonical_voxels_m = [0.01, 0.004]\n[training]\niterations = 7\n[training.march]\nstep_m = 1\n"
+        "[field]\ncanonical_voxels_m = [0.01, 0.005, 0.002]\n[training]\niterations = 7\n[training.march]\nstep_m = 1\n"
     )
     preset = load_preset(str(path))
     assert preset.name == str(path) and preset.training.iterations == 7 and preset.training.march.step_m == 1.0
-    assert preset.field.canonical_voxels_m == (0.01, 0.004)
+    assert preset.field.canonical_voxels_m == (0.01, 0.005, 0.002)
     assert preset.training.loss == Preset().training.loss
 
 

@@ -16,8 +16,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from manvatar.errors import UserError
 from manvatar.fields.grids import node_counts
-from manvatar.geometry import inverse_rigid, vector_from_rotation
+from manvatar.geometry import inverse_rigid, mean_pose, vector_from_rotation
 from manvatar.ops import blend, mlp, sample_warped
 from manvatar.types import Box, FieldValues
 
@@ -35,6 +36,16 @@ class FastFieldConfig:
     hidden: int = 64
     displacement_scale_m: float = 0.01  # displacement of a motion value of 1
     density_scale_per_m: float = 100.0
+
+    def __post_init__(self) -> None:
+        if len(self.canonical_voxels_m) != len(self.canonical_features) or not self.canonical_voxels_m:
+            raise UserError("canonical_voxels_m and canonical_features must list the same levels, at least one")
+        if min(self.motion_voxel_m, *self.canonical_voxels_m) < 0.0005:
+            raise UserError("motion_voxel_m and canonical_voxels_m must be 0.0005 (half a millimetre) or more")
+        if self.hidden % 8 or not 8 <= self.hidden <= 128:
+            raise UserError(f"hidden = {self.hidden} is not possible; give a multiple of 8 from 8 to 128")
+        if self.ambient_features < 0 or min(self.canonical_features) < 1:
+            raise UserError("ambient_features must be 0 or more and canonical_features 1 or more")
 
 
 class FastField(nn.Module):
@@ -58,6 +69,8 @@ class FastField(nn.Module):
         self.motion_basis = nn.Parameter(torch.zeros(expression_count, *motion_shape))
         self.pose_basis = nn.Parameter(torch.zeros(POSE_COUNT, *motion_shape))
         self.register_buffer("mean_pose", torch.eye(4))
+        self.register_buffer("pose_lower", torch.full((POSE_COUNT,), -torch.inf))
+        self.register_buffer("pose_upper", torch.full((POSE_COUNT,), torch.inf))
         self.canonical = nn.ParameterList(
             nn.Parameter(torch.randn(1, *node_counts(box, voxel), features) * 0.05)
             for voxel, features in zip(config.canonical_voxels_m, config.canonical_features, strict=True)
@@ -70,15 +83,19 @@ class FastField(nn.Module):
     def start_from(
         self,
         depth_m: Callable[[Float[Tensor, "points 3"]], Float[Tensor, "points"]],
-        mean_pose: Float[Tensor, "4 4"] | None = None,
+        cam_from_head: Float[Tensor, "frames 4 4"] | None = None,
     ) -> None:
         """Begin opaque where ``depth_m`` is positive and nearly transparent where it is negative.
 
         The first channel of the coarsest level holds the depth, and two hidden units of the density network pass it
-        on. It is a start, not a constraint: all of it is trained. Poses will be seen relative to ``mean_pose``.
+        on. It is a start, not a constraint: all of it is trained. Poses will be seen relative to the mean of the
+        training poses ``cam_from_head``, and held within their range.
         """
-        if mean_pose is not None:
-            self.mean_pose.copy_(mean_pose)
+        if cam_from_head is not None:
+            self.mean_pose.copy_(mean_pose(cam_from_head))
+            seen = self.pose_coefficients(cam_from_head, len(cam_from_head))
+            self.pose_lower.copy_(seen.amin(0))
+            self.pose_upper.copy_(seen.amax(0))
         grid = self.canonical[0]
         axes = [torch.linspace(0, 1, n) for n in grid.shape[1:4]]
         z, y, x = torch.meshgrid(*axes, indexing="ij")
@@ -94,12 +111,14 @@ class FastField(nn.Module):
         """Rotation vector and shift of the head from its mean pose, in units in which typical values are about 1.
 
         Skin of the neck, hair and shadows follow the pose of the head, not its expression; what the 3DMM calls
-        expression would otherwise be bent to explain them.
+        expression would otherwise be bent to explain them. Held within the range of the training poses: the grids mean
+        nothing beyond it, and a camera that comes closer must not be taken for a head that moved.
         """
         if cam_from_head is None:
             return self.mean_pose.new_zeros(count, POSE_COUNT)
         relative = inverse_rigid(self.mean_pose) @ cam_from_head.to(self.mean_pose)
-        return torch.cat([vector_from_rotation(relative[:, :3, :3]) / 0.15, relative[:, :3, 3] / 0.02], -1)
+        pose = torch.cat([vector_from_rotation(relative[:, :3, :3]) / 0.15, relative[:, :3, 3] / 0.02], -1)
+        return pose.clamp(self.pose_lower, self.pose_upper)
 
     def motion_grids(
         self, expression: Float[Tensor, "batch expression"], pose: Float[Tensor, "batch 6"] | None = None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from manvatar import ops
+from manvatar.errors import UserError
 from manvatar.rendering.occupancy import OccupancyGrid
 from manvatar.types import Rays, RaySamples
 
@@ -21,6 +22,12 @@ class MarchConfig:
     empty_below_per_m: float = 4.0  # a cell whose highest density is below this holds no samples
     stop_transmittance: float = 1e-2  # no samples where the light left is surely below this
     margin_cells: int = 1  # cells kept behind the point where the light ran out
+
+    def __post_init__(self) -> None:
+        if not self.step_m >= 0.0001:
+            raise UserError(f"step_m = {self.step_m} is not possible; give 0.0001 (a tenth of a millimetre) or more")
+        if not 0 <= self.stop_transmittance < 1:
+            raise UserError(f"stop_transmittance = {self.stop_transmittance} is not possible; give a number in [0, 1)")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from manvatar.errors import UserError
 from manvatar.rendering import MarchConfig
 
 
@@ -40,3 +41,14 @@ class TrainingConfig:
     regularize_every: int = 8  # the motion regularisers touch whole grids, so they come rarely and weigh as much more
     loss: LossConfig = field(default_factory=LossConfig)
     march: MarchConfig = field(default_factory=MarchConfig)
+
+    def __post_init__(self) -> None:
+        least_one = ("iterations", "rays_per_iteration", "frames_per_iteration", "occupancy_every", "regularize_every")
+        for name in least_one:
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} = {getattr(self, name)} is not possible; give 1 or more")
+        for name in ("canonical_rate", "motion_rate", "mlp_rate", "occupancy_cell_m", "coarse_step_m"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} = {getattr(self, name)} is not possible; give a positive number")
+        if not 0 < self.final_rate_fraction <= 1 or not 0 <= self.detail_ray_fraction <= 1:
+            raise UserError("final_rate_fraction and detail_ray_fraction must lie between 0 and 1")

@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from manvatar.dataset import depth_behind_surface, visual_hull
 from manvatar.fields import FastField
-from manvatar.geometry import mean_pose
 from manvatar.rendering import MarchConfig, MarchTables, OccupancyGrid, march, march_tables, render
 from manvatar.training.config import TrainingConfig
 from manvatar.training.losses import charbonnier, total_variation
@@ -38,7 +37,7 @@ class Trainer:
         self.dataset, self.field, self.config = dataset, field, config
         self.generator = torch.Generator().manual_seed(seed)
         self.occupancy = OccupancyGrid(dataset.bounds, config.occupancy_cell_m)
-        field.start_from(self._depth_m, mean_pose(dataset.cam_from_head[dataset.train]))
+        field.start_from(self._depth_m, dataset.cam_from_head[dataset.train])
         allowed = self._depth_m(self.occupancy.cell_centers_m()) > -config.margin_before_surface_m
         self.occupancy.allowed.copy_(allowed.view_as(self.occupancy.allowed))
         self.sampler = RaySampler(

@@ -11,7 +11,7 @@ from torch import Tensor
 from manvatar.errors import UserError
 from manvatar.fields import FastField, FastFieldConfig, make_field
 from manvatar.fields.fast import POSE_COUNT
-from manvatar.geometry import rigid, rotation_from_vector, vector_from_rotation
+from manvatar.geometry import mean_pose, rigid, rotation_from_vector, vector_from_rotation
 from manvatar.types import Box, Field, FieldValues
 
 BOX = Box(torch.tensor([-0.1, -0.08, -0.12]), torch.tensor([0.1, 0.12, 0.06]))
@@ -125,12 +125,36 @@ def test_poses_count_from_the_mean_pose() -> None:
     """The mean pose itself, and no pose at all, add nothing; the same turn adds the same whatever the mean."""
     field, expression, mean = random_field(), torch.zeros(1, EXPRESSIONS).double(), random_poses(1)[0]
     neutral = field.at(expression).motion
-    field.start_from(lambda points: torch.ones(len(points)), mean)
+    field.mean_pose.copy_(mean)
     torch.testing.assert_close(field.at(expression, mean[None]).motion, neutral)
     turn = random_poses(1)
     turned = field.at(expression, mean @ turn).motion
     field.mean_pose.copy_(torch.eye(4))
     torch.testing.assert_close(field.at(expression, turn).motion, turned)
+
+
+@torch.no_grad()
+def test_poses_are_held_within_what_training_showed() -> None:
+    """Far away, and far turned, the field is that of the outermost training pose and not an extrapolation."""
+    field, expression, seen = random_field(), torch.zeros(1, EXPRESSIONS).double(), random_poses(6)
+    field.start_from(lambda points: torch.ones(len(points)), seen)
+    every = field.pose_coefficients(seen, 6)
+    torch.testing.assert_close(field.mean_pose, mean_pose(seen))
+    assert torch.equal(every.amin(0), field.pose_lower) and torch.equal(every.amax(0), field.pose_upper)
+    away = seen[:1].clone()
+    away[:, :3, 3] += torch.tensor([0.1, 0.0, 5.0])
+    further = away.clone()
+    further[:, :3, 3] *= 2
+    shift = field.pose_coefficients(away, 1)[0]
+    assert bool((shift >= field.pose_lower).all() and (shift <= field.pose_upper).all())
+    assert not torch.equal(field.at(expression, seen[:1]).motion, field.at(expression, away).motion)
+    assert torch.equal(shift[5], field.pose_coefficients(further, 1)[0, 5])
+
+
+def test_impossible_settings_are_one_sentence() -> None:
+    for wrong in ({"hidden": 3}, {"canonical_features": (8,)}, {"motion_voxel_m": 0.0}, {"ambient_features": -1}):
+        with pytest.raises(UserError, match="must|not possible"):
+            FastFieldConfig(**wrong)
 
 
 @torch.no_grad()
