@@ -1,4 +1,5 @@
-// sample_grid on the CPU. Forward and the gradient of the points: threads share the points. Gradient of the grid: grid_cpu.h.
+// sample_grid on the CPU. Forward and the gradient of the points: threads share the points. Gradient of the grid: see
+// grid_cpu.h.
 
 #include "grid_cpu.h"
 #include "sample_grid_checks.h"
