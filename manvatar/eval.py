@@ -19,6 +19,7 @@ from manvatar.errors import UserError
 from manvatar.face_models import load
 from manvatar.files import make_folder
 from manvatar.metrics import LearnedDistance, Report, RunFacts, write_report
+from manvatar.ops import keep_freed_memory
 from manvatar.progress import advancing, frames_bar
 from manvatar.tracking import load_track, save_track, track_clip
 from manvatar.types import Clip, Dataset, FaceModel, Track
@@ -61,6 +62,7 @@ def evaluate(
         device: auto takes the GPU where there is one.
     """
     begin = time.perf_counter()
+    keep_freed_memory()
     loaded = Avatar.load(avatar, device)
     lpips = _distances(lpips_alex, lpips_vgg)
     clip = open_clip(video, start, end)

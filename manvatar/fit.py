@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from manvatar.cli import Output, Positional, run
+from manvatar.ops import keep_freed_memory
 from manvatar.reconstruction import Reconstructor
 
 
@@ -41,6 +42,7 @@ def fit(
         max_seconds: end training after so many seconds.
         resume: go on with an interrupted run of the same settings in the same folder.
     """
+    keep_freed_memory()
     reconstructor = Reconstructor(preset, face_model, landmarks, holdout, size, device, seed)
     result = reconstructor.run(video, out, start, end, max_seconds, resume)
     print(f"{out / 'avatar.mav'}: {result.report.summary() if result.report else 'nothing held out to score'}")

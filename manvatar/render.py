@@ -22,6 +22,7 @@ from manvatar.driving import (
     write_sequence,
 )
 from manvatar.errors import UserError
+from manvatar.ops import keep_freed_memory
 
 _DEFAULT_RATE_HZ = 25.0
 _LARGEST_PX = 8192
@@ -63,6 +64,7 @@ def render(
     if frame_rate is not None and not 0 < frame_rate <= 1000:
         raise UserError(f"--frame-rate {frame_rate:g} is out of range; give frames per second, at most 1000")
     color = parse_background(background)
+    keep_freed_memory()
     loaded = Avatar.load(avatar, device)
     driven = read_coefficients(coefficients, loaded.expression_names)
     posed = None if poses is None else read_poses(poses, loaded.head_pose)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from manvatar.dataset import depth_behind_surface, visual_hull
 from manvatar.fields import FastField
+from manvatar.ops import on_large_pages
 from manvatar.rendering import MarchConfig, MarchTables, OccupancyGrid, march, march_tables, render
 from manvatar.training.config import TrainingConfig
 from manvatar.training.losses import charbonnier, total_variation
@@ -48,6 +49,8 @@ class Trainer:
             config.border_px,
             self.generator,
         )
+        for parameter in field.parameters():
+            parameter.data = on_large_pages(parameter.data)
         self.optimizer = self._make_optimizer()
         self.progress = Progress()
         self._tables: MarchTables | None = None
