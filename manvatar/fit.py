@@ -12,7 +12,7 @@ from manvatar.reconstruction import Reconstructor
 
 def fit(
     video: Positional[Path],
-    out: Output,
+    out: Output = Path("out/avatar"),
     preset: str = "fast",
     face_model: str = "builtin",
     landmarks: str = "auto",
