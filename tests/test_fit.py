@@ -47,14 +47,14 @@ def test_all_that_is_promised_is_there_and_nothing_else(small_fit: SmallFit) -> 
 
 
 def test_scores(small_fit: SmallFit) -> None:
-    """A usable picture, although it has been trained for seconds only, on 64 px."""
+    """Better than the best training frame, although it has been trained for seconds only."""
     table = json.loads((small_fit.out / "scores.json").read_text())
     assert table["version"] == 1 and table["frames"] == 3 and table["size_px"] == [64, 64]
     for region in ("frame", "head", "mouth", "eyes"):
         assert 10 < table[region]["psnr_db"] < 60 and 0 < table[region]["ssim"] < 1
         assert table[region]["lpips_alex"] is None
-    # The clip's calm talker looks much like the nearest training frame at this size; the real bars are in docs/LOG.md.
-    assert table["frame"]["psnr_db"] > max(23, table["nearest_frame"]["frame"]["psnr_db"] - 0.5)
+    assert table["frame"]["psnr_db"] > 20
+    assert table["frame"]["psnr_db"] > table["nearest_frame"]["frame"]["psnr_db"] + 1
     seconds = table["seconds"]
     assert all(seconds[part] > 0 for part in ("track", "train", "score", "total"))
     assert seconds["total"] > seconds["track"] + seconds["train"]

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter1d
 
 # Standard deviation of the slow random part of every expression coefficient that nothing else drives (in its own
 # standard deviations), so that all of them are seen.
-IDLE = 0.25
+IDLE = 0.45
 HELD_OUT = 0.1  # the last part of the clip stays inside what the rest has shown
 
 
@@ -61,7 +61,7 @@ def make_motion(
             value[base + side] = IDLE * (1.3 * both + own * make.wander(1.0))
     talking = make.gate(on_s=2.6, off_s=1.1)
     syllables = talking * np.clip(0.75 + 0.8 * make.wander(4.5), 0, None)
-    value["jawOpen"] = 1.1 * syllables
+    value["jawOpen"] = 1.3 * syllables
     rounding = talking * make.wander(2.6)
     value["mouthFunnel"] = 0.9 * np.clip(rounding, 0, None) + 0.2 * make.wander(1.5)
     value["mouthPucker"] = 0.9 * np.clip(-rounding, 0, None) - 0.2 * np.abs(make.wander(1.5))
@@ -79,8 +79,8 @@ def make_motion(
     jaw = names.index("jawOpen")
     opening = aperture_mm[:, jaw].min()
     expression[:, jaw] += make.soft(np.clip(0.3 - gap, 0, None)) / opening
-    angles = np.radians(np.stack([7 * make.wander(0.35), 2.5 * make.wander(0.4), 2 * make.wander(0.35)], 1))
-    shift = np.stack([0.004 * make.wander(0.3), 0.002 * make.wander(0.3), 0.005 * make.wander(0.25)], 1)
+    angles = np.radians(np.stack([13 * make.wander(0.35), 5 * make.wander(0.4), 4 * make.wander(0.35)], 1))
+    shift = np.stack([0.008 * make.wander(0.3), 0.004 * make.wander(0.3), 0.012 * make.wander(0.25)], 1)
     return Motion(*(_inside(series) for series in (expression, angles, shift)))
 
 
