@@ -19,7 +19,7 @@ def fit(
     holdout: float = 0.1,
     start: float = 0.0,
     end: float | None = None,
-    size: int = 256,
+    size: int | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     seed: int = 0,
     max_seconds: float | None = None,
@@ -30,13 +30,13 @@ def fit(
     Args:
         video: a portrait video; one person's face should be visible in most of it.
         out: folder for avatar.mav, scores.json, preview.mp4, contact.png, novel.mp4 and track.safetensors.
-        preset: fast, or a TOML file of settings.
+        preset: fast, paper, or a TOML file of settings.
         face_model: builtin, or the file or folder of a face model.
         landmarks: auto, face-alignment, or a file of landmarks.
         holdout: last part of the video that is only scored: below 1 a fraction, otherwise a number of frames.
         start: where in the video to begin, seconds.
         end: where to stop, seconds; default: its end.
-        size: side of the square training images in pixels.
+        size: side of the square training images in pixels; default: the preset's.
         device: where to train.
         seed: of all random numbers.
         max_seconds: end training after so many seconds.

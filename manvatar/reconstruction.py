@@ -35,6 +35,7 @@ from manvatar.video import open_clip
 logger = logging.getLogger(__name__)
 
 _CHECKPOINT_SECONDS = 30.0
+_PREVIEW_SHARE = 0.1  # of the time that live pictures may take
 _TRACK, _CHECKPOINT = "track.safetensors", "checkpoint.safetensors"
 _WORK_FILES = (_TRACK, _CHECKPOINT, *DATASET_FILES)
 
@@ -54,11 +55,11 @@ class Reconstructor:
     >>> avatar.save("avatar.mav")
 
     Args:
-        preset: ``fast``, or the path of a TOML file.
+        preset: ``fast``, ``paper``, or the path of a TOML file.
         face_model: ``builtin``, or the file or folder of a face model.
         landmarks: ``auto``, ``face-alignment``, or a file of landmarks.
         holdout: last part of the video that is never trained on: below 1 a fraction, otherwise a number of frames.
-        size_px: side of the square training images, a multiple of 8, 64 to 1024.
+        size_px: side of the square training images, a multiple of 8, 64 to 1024; None = what the preset says.
         device: ``auto`` or ``cpu``. Training on ``cuda`` is not there yet.
         seed: of all random numbers; the same seed on the same machine gives the same avatar.
 
@@ -72,15 +73,16 @@ class Reconstructor:
         face_model: str | Path = "builtin",
         landmarks: str | Path = "auto",
         holdout: float = 0.1,
-        size_px: int = 256,
+        size_px: int | None = None,
         device: str = "auto",
         seed: int = 0,
     ) -> None:
+        self.preset: Preset = load_preset(preset)
+        size_px = self.preset.size_px if size_px is None else size_px
         if size_px % 8 or not 64 <= size_px <= 1024:
             raise UserError(f"--size {size_px} is not possible; give a multiple of 8 from 64 to 1024")
         if device not in ("auto", "cpu"):
             raise UserError(f"--device {device} is not possible yet; training runs on the cpu")
-        self.preset: Preset = load_preset(preset)
         self.face_model, self.landmarks = face_model, landmarks
         self.dataset_config = DatasetConfig(size_px, holdout)
         self.device, self.seed = "cpu", seed
@@ -143,7 +145,7 @@ class Reconstructor:
         run_id = self._run_id(clip)
         dataset, track_s = self._dataset(clip, model, work, run_id, resume, show_progress)
         trainer = self._train(dataset, work, run_id, max_seconds, resume, show_progress)
-        avatar = self._avatar(trainer, dataset, clip, model, Path(video))
+        avatar = self._avatar(trainer, trainer.dataset, clip, model, Path(video))
         result = Result(avatar, None)
         if report:
             facts = RunFacts(
@@ -262,14 +264,19 @@ def _show(avatar: Avatar, dataset: Dataset, out: Path, facts: RunFacts, begin: f
 
 def _saving(checkpoint: Path, run_id: str, preview: Callable[[Trainer], None]) -> Callable[[Trainer], None]:
     """What happens between iterations: now and then a checkpoint, and a picture to look at."""
-    last = time.perf_counter()
+    last = shown = time.perf_counter()
+    cost = 0.0
 
     def after_iteration(trainer: Trainer) -> None:
-        nonlocal last
-        if time.perf_counter() - last < _CHECKPOINT_SECONDS:
+        nonlocal last, shown, cost
+        now = time.perf_counter()
+        if now - last < _CHECKPOINT_SECONDS:
             return
         save_checkpoint(trainer, checkpoint, run_id)
-        preview(trainer)
+        if (now - shown) * _PREVIEW_SHARE >= cost:
+            preview(trainer)
+            shown = time.perf_counter()
+            cost = shown - now
         last = time.perf_counter()
 
     return after_iteration

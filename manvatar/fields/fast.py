@@ -105,6 +105,13 @@ class FastField(nn.Module):
         self.density.hidden.weight[:2, 0] = torch.tensor([1.0, -1.0])
         self.density.out.weight[0, :2] = torch.tensor([5.0, -5.0])
 
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by how they are trained: ``canonical`` and ``motion`` grids, ``mlp`` weights."""
+        grids = [*self.canonical]
+        motion = [self.motion_mean, self.motion_basis, self.pose_basis]
+        chosen = {id(p) for p in grids + motion}
+        return {"canonical": grids, "motion": motion, "mlp": [p for p in self.parameters() if id(p) not in chosen]}
+
     def pose_coefficients(
         self, cam_from_head: Float[Tensor, "batch 4 4"] | None, count: int
     ) -> Float[Tensor, "batch 6"]:

@@ -1,6 +1,6 @@
 """Volume rendering of any :class:`manvatar.types.Field`; knows nothing of the fields this project has."""
 
-from manvatar.rendering.marching import MarchConfig, MarchTables, march, march_tables
+from manvatar.rendering.marching import MarchConfig, MarchTables, march, march_tables, uniform_samples
 from manvatar.rendering.occupancy import OccupancyGrid
 from manvatar.rendering.rays import camera_rays, image_rays, intersect_box
 from manvatar.rendering.render import render, render_image
@@ -16,4 +16,5 @@ __all__ = [
     "march_tables",
     "render",
     "render_image",
+    "uniform_samples",
 ]

@@ -1,4 +1,7 @@
-"""Where to take samples on rays: fixed steps through occupied cells, stopped behind what is surely opaque."""
+"""Where to take samples on rays: fixed steps through occupied cells, stopped behind what is surely opaque.
+
+Or, for methods that are defined so: the same number on every ray, spread evenly through the box.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,17 @@ import math
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from manvatar import ops
 from manvatar.errors import UserError
 from manvatar.rendering.occupancy import OccupancyGrid
+from manvatar.rendering.rays import intersect_box
 from manvatar.types import Rays, RaySamples
+
+_ENDLESS_M = 1e8  # what lies behind the last of evenly spread samples
 
 
 @dataclass(frozen=True)
@@ -22,12 +30,15 @@ class MarchConfig:
     empty_below_per_m: float = 4.0  # a cell whose highest density is below this holds no samples
     stop_transmittance: float = 1e-2  # no samples where the light left is surely below this
     margin_cells: int = 1  # cells kept behind the point where the light ran out
+    samples_per_ray: int = 0  # so many on every ray, evenly through the box, nothing skipped; 0 = steps of ``step_m``
 
     def __post_init__(self) -> None:
         if not self.step_m >= 0.0001:
             raise UserError(f"step_m = {self.step_m} is not possible; give 0.0001 (a tenth of a millimetre) or more")
         if not 0 <= self.stop_transmittance < 1:
             raise UserError(f"stop_transmittance = {self.stop_transmittance} is not possible; give a number in [0, 1)")
+        if self.samples_per_ray < 0 or self.samples_per_ray == 1:
+            raise UserError(f"samples_per_ray = {self.samples_per_ray} is not possible; give 0, or 2 or more")
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,10 @@ def march(
     Each ray is cut into steps of ``config.step_m`` from where it enters the box; a step is kept when its middle lies
     in an occupied cell and the light that surely remains there exceeds ``config.stop_transmittance``. With ``jitter``
     the grid of steps is shifted by a random part of a step on each ray (training); without it steps are fixed.
+    With ``config.samples_per_ray`` it is :func:`uniform_samples` through the box, which knows none of this.
     """
+    if config.samples_per_ray:
+        return uniform_samples(*intersect_box(rays, occupancy.box), config.samples_per_ray)
     origins = rays.origins_m.detach()
     if jitter is None:
         shift = origins.new_full((len(origins),), 0.5)
@@ -79,3 +93,18 @@ def march(
         margin_steps,
     )
     return RaySamples(distance_m, torch.full_like(distance_m, config.step_m), ray, offsets)
+
+
+def uniform_samples(near_m: Float[Tensor, "rays"], far_m: Float[Tensor, "rays"], count: int) -> RaySamples:
+    """``count`` samples from near to far, both ends included; none on rays where near >= far.
+
+    A sample stands for the interval from itself to the next; that of the last is endless, so that any density there is
+    opaque (Mildenhall et al. 2020, released code). Not differentiable.
+    """
+    hit = near_m < far_m
+    near, extent = near_m[hit, None], (far_m - near_m)[hit, None]
+    distance = near + extent * torch.linspace(0, 1, count, dtype=near.dtype, device=near.device)
+    length = torch.cat([distance.diff(dim=1), torch.full_like(near, _ENDLESS_M)], 1)
+    offsets = functional.pad((hit * count).cumsum(0), (1, 0))
+    ray = hit.nonzero()[:, 0].repeat_interleave(count)
+    return RaySamples(distance.flatten(), length.flatten(), ray, offsets)

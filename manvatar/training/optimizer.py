@@ -9,6 +9,23 @@ import torch
 from torch import Tensor
 
 from manvatar.ops import on_large_pages, sparse_adam_
+from manvatar.training.config import TrainingConfig
+
+
+def make_optimizer(parameters: dict[str, list[Tensor]], config: TrainingConfig) -> GridAdam:
+    """The optimiser of a field's ``parameter_groups()``; groups have a ``name`` and an ``initial_rate``."""
+    rates = {"canonical": config.canonical_rate, "motion": config.motion_rate, "mlp": config.mlp_rate}
+    groups = [
+        {
+            "params": members,
+            "lr": rates[name],
+            "initial_rate": rates[name],
+            "name": name,
+            "skip_zero_rows": config.adam_skips_nodes and name != "mlp",
+        }
+        for name, members in parameters.items()
+    ]
+    return GridAdam(groups, betas=(config.adam_betas[0], config.adam_betas[1]), eps=config.adam_epsilon)
 
 
 class GridAdam(torch.optim.Optimizer):

@@ -6,7 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 
 from manvatar.config import from_table, read_toml
-from manvatar.fields import FastFieldConfig
+from manvatar.errors import UserError
+from manvatar.fields import FastFieldConfig, PaperFieldConfig, field_config
 from manvatar.training.config import TrainingConfig
 
 
@@ -16,10 +17,16 @@ class Preset:
 
     name: str = "fast"
     field_name: str = "fast"  # as in manvatar.fields.FIELDS
-    field: FastFieldConfig = dataclasses.field(default_factory=FastFieldConfig)
+    size_px: int = 256  # of the training images, where nobody asks for another
+    field: FastFieldConfig | PaperFieldConfig = dataclasses.field(default_factory=FastFieldConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
 
 
 def load_preset(name_or_path: str) -> Preset:
     """A preset by name, or from a TOML file. Raises ``UserError`` where it cannot be read."""
-    return from_table(Preset, {"name": name_or_path, **read_toml(name_or_path)}, name_or_path)
+    table = read_toml(name_or_path)
+    field_table = table.pop("field", {})
+    preset = from_table(Preset, {"name": name_or_path, **table}, name_or_path)
+    if not isinstance(field_table, dict):
+        raise UserError(f"{name_or_path} field must be a table")
+    return dataclasses.replace(preset, field=field_config(preset.field_name, field_table, f"{name_or_path} field"))

@@ -6,7 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from manvatar.geometry import crop_camera
 from manvatar.rendering import camera_rays
+from manvatar.training.config import TrainingConfig
 from manvatar.types import Dataset, RayBatch
 
 _MOUTH = range(48, 68)
@@ -14,7 +16,32 @@ _EYES = (range(36, 42), range(42, 48))
 _DETAIL_SHARES = torch.tensor([0, 0, 1, 2])  # the mouth moves most and gets half of the detail rays
 
 
-class RaySampler:
+class FrameOrder:
+    """Which training frames come next: shuffled passes over all of them."""
+
+    def __init__(self, frame_count: int, frames_per_batch: int, generator: torch.Generator) -> None:
+        self.frame_count = frame_count
+        self.frames_per_batch = min(frames_per_batch, frame_count)
+        self.generator = generator
+        self._order = torch.empty(0, dtype=torch.int64)
+
+    def state(self) -> Tensor:
+        """What is left of the current pass over the frames; with the generator's state it restores the sampler."""
+        return self._order
+
+    def restore(self, state: Tensor) -> None:
+        """Go on from a :meth:`state`."""
+        self._order = state
+
+    def _next_frames(self) -> Int[Tensor, "batch"]:
+        if len(self._order) < self.frames_per_batch:
+            fresh = torch.randperm(self.frame_count, generator=self.generator)
+            self._order = torch.cat([self._order, fresh])
+        chosen, self._order = self._order[: self.frames_per_batch], self._order[self.frames_per_batch :]
+        return chosen
+
+
+class RaySampler(FrameOrder):
     """Draws rays from random training frames: anywhere near the matte, and more often from mouth and eyes.
 
     Far from the matte every pixel is white and nothing is occupied, so rays there teach nothing.
@@ -29,14 +56,12 @@ class RaySampler:
         border_px: int,
         generator: torch.Generator,
     ) -> None:
+        super().__init__(len(dataset.train), frames_per_batch, generator)
         self.dataset = dataset
-        self.generator = generator
-        self.frames_per_batch = min(frames_per_batch, len(dataset.train))
         self.rays_per_frame = max(1, rays_per_batch // self.frames_per_batch)
         self.detail_rays = round(self.rays_per_frame * detail_fraction)
         self.pixels = [_near_matte(dataset.images[row, :, :, 3], border_px) for row in dataset.train.tolist()]
         self.boxes = _detail_boxes(dataset.landmarks_px[dataset.train], dataset.camera.size_px)
-        self._order = torch.empty(0, dtype=torch.int64)
 
     def next(self) -> RayBatch:
         """The next batch; frames come in shuffled passes over the training set."""
@@ -56,21 +81,6 @@ class RaySampler:
         rays = camera_rays(self.dataset.camera, poses, xy + 0.5, frame)
         return RayBatch(rays, self.dataset.expression[row_index], poses, rgb, alpha)
 
-    def state(self) -> Tensor:
-        """What is left of the current pass over the frames; with the generator's state it restores the sampler."""
-        return self._order
-
-    def restore(self, state: Tensor) -> None:
-        """Go on from a :meth:`state`."""
-        self._order = state
-
-    def _next_frames(self) -> Int[Tensor, "batch"]:
-        if len(self._order) < self.frames_per_batch:
-            fresh = torch.randperm(len(self.dataset.train), generator=self.generator)
-            self._order = torch.cat([self._order, fresh])
-        chosen, self._order = self._order[: self.frames_per_batch], self._order[self.frames_per_batch :]
-        return chosen
-
     def _draw_pixels(self, train_index: int) -> Int[Tensor, "rays 2"]:
         width = self.dataset.camera.size_px[0]
         pool = self.pixels[train_index]
@@ -82,6 +92,50 @@ class RaySampler:
         spread = torch.rand(self.detail_rays, 2, generator=self.generator)
         detail = (box[:, :2] + spread * (box[:, 2:] - box[:, :2])).long()
         return torch.cat([xy, detail])
+
+
+class WholeImageSampler(FrameOrder):
+    """Draws rays from anywhere in random training frames, no pixel of a frame twice in a batch.
+
+    ``shrink`` pixels of the dataset's images, along each axis, make one of the image that rays are drawn from: its
+    colour is their mean. It may be changed between batches.
+    """
+
+    def __init__(
+        self, dataset: Dataset, rays_per_batch: int, frames_per_batch: int, generator: torch.Generator
+    ) -> None:
+        super().__init__(len(dataset.train), frames_per_batch, generator)
+        self.dataset = dataset
+        self.rays_per_frame = max(1, rays_per_batch // self.frames_per_batch)
+        self.shrink = 1
+
+    def next(self) -> RayBatch:
+        """The next batch."""
+        dataset, rows = self.dataset, self.dataset.train[self._next_frames()]
+        width, height = (side // self.shrink for side in dataset.camera.size_px)
+        camera = crop_camera(dataset.camera, 0, 0, 1 / self.shrink, (width, height))
+        count = min(self.rays_per_frame, width * height)
+        flat = torch.cat([torch.randperm(width * height, generator=self.generator)[:count] for _ in rows])
+        frame = torch.arange(len(rows)).repeat_interleave(count)
+        xy = torch.stack([flat % width, flat // width], -1)
+        inner = torch.cartesian_prod(torch.arange(self.shrink), torch.arange(self.shrink)).view(-1, 2)
+        fine = xy[:, None] * self.shrink + inner
+        rgba = dataset.images[rows[frame][:, None], fine[..., 1], fine[..., 0]].float() / 255
+        alpha = rgba[..., 3:]
+        rgb = rgba[..., :3] * alpha + (1 - alpha)
+        poses = dataset.cam_from_head[rows]
+        rays = camera_rays(camera, poses, xy + 0.5, frame)
+        return RayBatch(rays, dataset.expression[rows], poses, rgb.mean(1), alpha[..., 0].mean(1))
+
+
+def make_sampler(
+    dataset: Dataset, config: TrainingConfig, generator: torch.Generator
+) -> RaySampler | WholeImageSampler:
+    """The sampler that ``config`` asks for."""
+    rays, frames = config.rays_per_iteration, config.frames_per_iteration
+    if config.whole_image:
+        return WholeImageSampler(dataset, rays, frames, generator)
+    return RaySampler(dataset, rays, frames, config.detail_ray_fraction, config.border_px, generator)
 
 
 def _near_matte(alpha: Tensor, border_px: int) -> Int[Tensor, "pixels"]:

@@ -8,17 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from manvatar.dataset import depth_behind_surface, visual_hull
-from manvatar.fields import FastField
 from manvatar.ops import on_large_pages
 from manvatar.rendering import MarchConfig, MarchTables, OccupancyGrid, march, march_tables, render
 from manvatar.training.config import TrainingConfig
-from manvatar.training.losses import charbonnier, total_variation
-from manvatar.training.optimizer import GridAdam
-from manvatar.training.sampler import RaySampler
+from manvatar.training.losses import image_loss, motion_loss, sample_loss
+from manvatar.training.optimizer import GridAdam, make_optimizer
+from manvatar.training.sampler import make_sampler
 from manvatar.types import Dataset
 
 
@@ -32,26 +31,26 @@ class Progress:
 
 
 class Trainer:
-    """One run. ``run`` goes on from wherever the state is, so resuming is restoring and calling it again."""
+    """One run. ``run`` goes on from wherever the state is, so resuming is restoring and calling it again.
 
-    def __init__(self, dataset: Dataset, field: FastField, config: TrainingConfig, seed: int) -> None:
-        self.dataset, self.field, self.config = dataset, field, config
+    Args:
+        field: one of :mod:`manvatar.fields`: besides what every field has, its ``box``, its ``parameter_groups`` and,
+            where ``config`` asks for them, ``start_from`` and what the regularisers look at.
+    """
+
+    def __init__(self, dataset: Dataset, field: nn.Module, config: TrainingConfig, seed: int) -> None:
+        self.dataset = replace(dataset, bounds=field.box)  # a field may fill a box of its own
+        self.field, self.config = field, config
         self.generator = torch.Generator().manual_seed(seed)
-        self.occupancy = OccupancyGrid(dataset.bounds, config.occupancy_cell_m)
-        field.start_from(self._depth_m, dataset.cam_from_head[dataset.train])
-        allowed = self._depth_m(self.occupancy.cell_centers_m()) > -config.margin_before_surface_m
-        self.occupancy.allowed.copy_(allowed.view_as(self.occupancy.allowed))
-        self.sampler = RaySampler(
-            dataset,
-            config.rays_per_iteration,
-            config.frames_per_iteration,
-            config.detail_ray_fraction,
-            config.border_px,
-            self.generator,
-        )
+        self.occupancy = OccupancyGrid(field.box, config.occupancy_cell_m)
+        if config.start_from_surface:
+            field.start_from(self._depth_m, dataset.cam_from_head[dataset.train])
+            allowed = self._depth_m(self.occupancy.cell_centers_m()) > -config.margin_before_surface_m
+            self.occupancy.allowed.copy_(allowed.view_as(self.occupancy.allowed))
+        self.sampler = make_sampler(dataset, config, self.generator)
         for parameter in field.parameters():
             parameter.data = on_large_pages(parameter.data)
-        self.optimizer = self._make_optimizer()
+        self.optimizer: GridAdam = make_optimizer(field.parameter_groups(), config)
         self.progress = Progress()
         self._tables: MarchTables | None = None
 
@@ -87,17 +86,17 @@ class Trainer:
         """One iteration at ``schedule`` in [0, 1], the part of the run that is done."""
         config = self.config
         self._set_rates(schedule)
-        if self.progress.iteration % config.occupancy_every == 0 or self._tables is None:
+        self._set_image_size(schedule)
+        if self._tables is None or (config.occupancy_every and self.progress.iteration % config.occupancy_every == 0):
             self._look_where_it_is_empty()
         batch = self.sampler.next()
         samples = march(batch.rays, self.occupancy, self._tables, self._march_config(), self.generator)
         white = torch.ones(3)
         field = self.field.at(batch.expression, batch.cam_from_head)
         rendering = render(field, batch.rays, samples, white)
-        photometric = charbonnier(rendering.rgb, batch.rgb, config.loss.charbonnier_epsilon)
-        loss = photometric + config.loss.opacity * (rendering.opacity - batch.alpha).abs().mean()
+        loss = image_loss(rendering, batch, config.loss, self._image_pixels()) + sample_loss(field, config.loss)
         if self.progress.iteration % config.regularize_every == 0:
-            loss = loss + config.regularize_every * self._regularizer(field.motion)
+            loss = loss + config.regularize_every * motion_loss(field, config.loss)
         loss.backward()
         self.optimizer.step()  # clears the gradients, too
         self.progress.iteration += 1
@@ -113,12 +112,10 @@ class Trainer:
         step_m = max(config.march.step_m, config.coarse_step_m ** (1 - part) * config.march.step_m**part)
         return replace(config.march, step_m=step_m)
 
-    def _regularizer(self, motion: Tensor) -> Tensor:
-        """Of one frame of the batch: the grids of all frames are sums of the same bases."""
-        loss, one = self.config.loss, motion[:1]
-        return loss.displacement * one[..., :3].abs().mean() + loss.motion_smoothness * total_variation(one)
-
     def _look_where_it_is_empty(self) -> None:
+        if self.config.occupancy_every == 0:
+            self.refresh_tables()
+            return
         rows = self.dataset.train[torch.randint(len(self.dataset.train), (8,), generator=self.generator)]
         expressions, poses = self.dataset.expression[rows], self.dataset.cam_from_head[rows]
         self.occupancy.update(self.field, expressions, self.generator, fraction=0.5, cam_from_head=poses)
@@ -127,21 +124,6 @@ class Trainer:
     def refresh_tables(self) -> None:
         """Make what marching reads anew, after the occupancy grid has changed."""
         self._tables = march_tables(self.occupancy, self.config.march)
-
-    def _make_optimizer(self) -> GridAdam:
-        field, config = self.field, self.config
-        grids = [*field.canonical]
-        motion = [field.motion_mean, field.motion_basis, field.pose_basis]
-        chosen = {id(p) for p in grids + motion}
-        rest = [p for p in field.parameters() if id(p) not in chosen]
-        groups = [
-            {"params": grids, "lr": config.canonical_rate, "name": "canonical"},
-            {"params": motion, "lr": config.motion_rate, "name": "motion"},
-            {"params": rest, "lr": config.mlp_rate, "name": "mlp", "skip_zero_rows": False},
-        ]
-        for group in groups:
-            group["initial_rate"] = group["lr"]
-        return GridAdam(groups, betas=(0.9, 0.99), eps=1e-12)
 
     def _schedule(self, max_seconds: float) -> float:
         by_time = self.progress.seconds / max_seconds if math.isfinite(max_seconds) else 0.0
@@ -152,6 +134,19 @@ class Trainer:
         decay = config.final_rate_fraction**schedule
         warm = min(1.0, (iteration + 1) / max(1, config.warmup_iterations))
         delayed = min(1.0, max(0.0, iteration - config.motion_delay_iterations) / max(1, config.warmup_iterations))
+        if config.motion_delay_iterations == 0:
+            delayed = warm
         for group in self.optimizer.param_groups:
             ramp = delayed if group["name"] == "motion" else warm
             group["lr"] = group["initial_rate"] * decay * ramp
+
+    def _set_image_size(self, schedule: float) -> None:
+        """The first part of the schedule sees images of half the size, where the settings say so."""
+        config = self.config
+        if config.half_size_iterations:
+            self.sampler.shrink = 2 if schedule < config.half_size_iterations / config.iterations else 1
+
+    def _image_pixels(self) -> int:
+        width, height = self.dataset.camera.size_px
+        shrink = self.sampler.shrink if self.config.half_size_iterations else 1
+        return (width // shrink) * (height // shrink)
