@@ -49,4 +49,8 @@ STABLE_TORCH_LIBRARY(manvatar, library) {
   library.def(
       "march(Tensor origins_m, Tensor directions, Tensor shift, Tensor occupied, Tensor lowest_per_m, float[] lower_m,"
       " float[] upper_m, float step_m, float stop_depth, int margin_steps) -> (Tensor, Tensor, Tensor)");
+  // The nearest triangle at every pixel centre -> (triangle, barycentric, depth_m).
+  library.def(
+      "rasterize(Tensor points_px, Tensor depth_m, Tensor triangles, int width, int height, bool cull_back_faces)"
+      " -> (Tensor, Tensor, Tensor)");
 }

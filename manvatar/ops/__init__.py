@@ -13,6 +13,7 @@ from manvatar.ops.composite import Composite, composite, composite_reference
 from manvatar.ops.march import Marched, march, march_reference
 from manvatar.ops.memory import keep_freed_memory, on_large_pages
 from manvatar.ops.mlp import mlp, mlp_reference
+from manvatar.ops.rasterize import Rasterized, rasterize, rasterize_reference
 from manvatar.ops.sample_grid import sample_grid, sample_grid_reference
 from manvatar.ops.sample_warped import sample_warped, sample_warped_reference
 from manvatar.ops.sparse_adam import sparse_adam_, sparse_adam_reference_
@@ -20,6 +21,7 @@ from manvatar.ops.sparse_adam import sparse_adam_, sparse_adam_reference_
 __all__ = [
     "Composite",
     "Marched",
+    "Rasterized",
     "add_outer_",
     "add_outer_reference_",
     "blend",
@@ -31,6 +33,8 @@ __all__ = [
     "mlp",
     "mlp_reference",
     "on_large_pages",
+    "rasterize",
+    "rasterize_reference",
     "sample_grid",
     "sample_grid_reference",
     "sample_warped",
