@@ -74,9 +74,10 @@ class PaperFieldConfig:
             if not all(low < high for low, high in zip(lower, upper, strict=True)):
                 raise UserError(f"{part}_upper must exceed {part}_lower along each axis")
 
-    def box(self) -> Box:
+    def box(self, dtype: torch.dtype = torch.float32) -> Box:
         """The canonical box in the head frame."""
-        lower, upper, origin = (torch.tensor(v) for v in (self.canonical_lower, self.canonical_upper, self.origin))
+        corners = self.canonical_lower, self.canonical_upper, self.origin
+        lower, upper, origin = (torch.tensor(corner, dtype=dtype) for corner in corners)
         return Box((lower - origin) * self.unit_m, (upper - origin) * self.unit_m)
 
 

@@ -8,22 +8,27 @@ from jaxtyping import Float
 from torch import Tensor
 
 from manvatar.training.config import LossConfig
-from manvatar.types import RayBatch, Rendering
+from manvatar.types import Rendering
 
 
 def image_loss(
-    rendering: Rendering, batch: RayBatch, config: LossConfig, image_pixels: int | None = None
+    rendering: Rendering,
+    rgb: Float[Tensor, "rays 3"],
+    alpha: Float[Tensor, "rays"] | None,
+    config: LossConfig,
+    image_pixels: int,
 ) -> Float[Tensor, ""]:
     """What the rendered rays say: the photometric term, and that of the opacity where it has a weight.
 
     Args:
+        rgb, alpha: what they should be; ``alpha`` may be None where the opacity has no weight.
         image_pixels: of one image, for ``config.mean_over_image``.
     """
-    loss = photometric(rendering.rgb, batch.rgb, config.charbonnier_epsilon)
-    if config.mean_over_image and image_pixels is not None:
-        loss = loss * (len(batch.rgb) / image_pixels)
+    loss = photometric(rendering.rgb, rgb, config.charbonnier_epsilon)
+    if config.mean_over_image:
+        loss = loss * (len(rgb) / image_pixels)
     if config.opacity:
-        loss = loss + config.opacity * (rendering.opacity - batch.alpha).abs().mean()
+        loss = loss + config.opacity * (rendering.opacity - alpha).abs().mean()
     return loss
 
 

@@ -94,7 +94,8 @@ class Trainer:
         white = torch.ones(3)
         field = self.field.at(batch.expression, batch.cam_from_head)
         rendering = render(field, batch.rays, samples, white)
-        loss = image_loss(rendering, batch, config.loss, self._image_pixels()) + sample_loss(field, config.loss)
+        loss = image_loss(rendering, batch.rgb, batch.alpha, config.loss, self._image_pixels())
+        loss = loss + sample_loss(field, config.loss)
         if self.progress.iteration % config.regularize_every == 0:
             loss = loss + config.regularize_every * motion_loss(field, config.loss)
         loss.backward()

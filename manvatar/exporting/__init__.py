@@ -1,0 +1,1 @@
+"""Avatars and tracks in the formats of other programs, and theirs in ours."""
