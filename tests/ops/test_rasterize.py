@@ -305,10 +305,16 @@ def test_the_number_of_threads_changes_no_bit(frames: int, side_px: float) -> No
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
 
 
-def test_barycentric_weights_are_weights() -> None:
-    got = rasterize(*make_head(0.3, 0.1, 256).arguments())
-    seen = got.barycentric[got.triangle >= 0]
-    assert (seen >= 0).all() and (seen.sum(-1) - 1).abs().max() < 1e-6
+def test_barycentric_weights_are_weights_of_the_pixel_centre() -> None:
+    case = make_head(0.3, 0.1, 256)
+    got = rasterize(*case.arguments())
+    rows, columns = (got.triangle[0] >= 0).nonzero(as_tuple=True)
+    weights, corners = got.barycentric[0, rows, columns], case.triangles[got.triangle[0, rows, columns].long()]
+    assert (weights >= 0).all() and (weights.sum(-1) - 1).abs().max() < 1e-6
+    on_screen = weights * case.depth_m[0, corners]  # undoes the perspective
+    points = (on_screen[..., None] * case.points_px[0, corners]).sum(1) / on_screen.sum(-1, keepdim=True)
+    # Corners are moved by up to 1/2048 px each way.
+    assert (points - torch.stack([columns, rows], -1) - 0.5).abs().max() < 1 / 2048 + 1e-4
     assert (got.barycentric[got.triangle < 0] == 0).all() and (got.depth_m[got.triangle < 0] == 0).all()
 
 
