@@ -30,7 +30,8 @@ class MarchConfig:
     empty_below_per_m: float = 4.0  # a cell whose highest density is below this holds no samples
     stop_transmittance: float = 1e-2  # no samples where the light left is surely below this
     margin_cells: int = 1  # cells kept behind the point where the light ran out
-    samples_per_ray: int = 0  # so many on every ray, evenly through the box, nothing skipped; 0 = steps of ``step_m``
+    samples_per_ray: int = 0  # so many on every ray, evenly through the box; 0 = steps of ``step_m``
+    skip_empty: bool = False  # with samples_per_ray: leave out those in empty cells; steps always do
 
     def __post_init__(self) -> None:
         if not self.step_m >= 0.0001:
@@ -69,10 +70,12 @@ def march(
     Each ray is cut into steps of ``config.step_m`` from where it enters the box; a step is kept when its middle lies
     in an occupied cell and the light that surely remains there exceeds ``config.stop_transmittance``. With ``jitter``
     the grid of steps is shifted by a random part of a step on each ray (training); without it steps are fixed.
-    With ``config.samples_per_ray`` it is :func:`uniform_samples` through the box, which knows none of this.
+    With ``config.samples_per_ray`` it is :func:`uniform_samples` through the box, which knows none of this, or with
+    ``config.skip_empty`` those of them that lie in occupied cells, and the last one of each ray.
     """
     if config.samples_per_ray:
-        return uniform_samples(*intersect_box(rays, occupancy.box), config.samples_per_ray)
+        samples = uniform_samples(*intersect_box(rays, occupancy.box), config.samples_per_ray)
+        return _in_occupied_cells(samples, rays, occupancy, tables) if config.skip_empty else samples
     origins = rays.origins_m.detach()
     if jitter is None:
         shift = origins.new_full((len(origins),), 0.5)
@@ -108,3 +111,12 @@ def uniform_samples(near_m: Float[Tensor, "rays"], far_m: Float[Tensor, "rays"],
     offsets = functional.pad((hit * count).cumsum(0), (1, 0))
     ray = hit.nonzero()[:, 0].repeat_interleave(count)
     return RaySamples(distance.flatten(), length.flatten(), ray, offsets)
+
+
+def _in_occupied_cells(samples: RaySamples, rays: Rays, occupancy: OccupancyGrid, tables: MarchTables) -> RaySamples:
+    """Samples in occupied cells. Intervals stay what they are: nothing was in those left out."""
+    points = rays.origins_m[samples.ray] + rays.directions[samples.ray] * samples.distance_m[:, None]
+    keep = tables.occupied[occupancy.cell_index(points.detach())[0]] | (samples.length_m >= _ENDLESS_M)
+    count = torch.bincount(samples.ray[keep], minlength=len(rays.origins_m))
+    offsets = functional.pad(count.cumsum(0), (1, 0))
+    return RaySamples(samples.distance_m[keep], samples.length_m[keep], samples.ray[keep], offsets)

@@ -60,10 +60,10 @@ class TrainingConfig:
                 raise UserError(f"{name} = {getattr(self, name)} is not possible; give a positive number")
         if not 0 < self.final_rate_fraction <= 1 or not 0 <= self.detail_ray_fraction <= 1:
             raise UserError("final_rate_fraction and detail_ray_fraction must lie between 0 and 1")
-        if self.occupancy_every < 0 or (self.occupancy_every == 0 and not self.march.samples_per_ray):
-            raise UserError(
-                f"occupancy_every = {self.occupancy_every} is not possible; give 1 or more, or set samples_per_ray"
-            )
+        if self.occupancy_every < 0:
+            raise UserError(f"occupancy_every = {self.occupancy_every} is not possible; give 0 or more")
+        if self.occupancy_every == 0 and (self.march.skip_empty or not self.march.samples_per_ray):
+            raise UserError("occupancy_every = 0 is not possible with this march; give 1 or more")
         if self.half_size_iterations and not self.whole_image:
             raise UserError("half_size_iterations needs whole_image = true")
         if len(self.adam_betas) != 2 or not all(0 <= beta < 1 for beta in self.adam_betas):

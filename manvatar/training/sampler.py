@@ -113,7 +113,7 @@ class WholeImageSampler(FrameOrder):
         """The next batch."""
         dataset, rows = self.dataset, self.dataset.train[self._next_frames()]
         width, height = (side // self.shrink for side in dataset.camera.size_px)
-        camera = crop_camera(dataset.camera, 0, 0, 1 / self.shrink, (width, height))
+        camera = crop_camera(dataset.camera, 0.0, 0.0, 1 / self.shrink, (width, height))
         count = min(self.rays_per_frame, width * height)
         flat = torch.cat([torch.randperm(width * height, generator=self.generator)[:count] for _ in rows])
         frame = torch.arange(len(rows)).repeat_interleave(count)

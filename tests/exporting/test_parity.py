@@ -31,7 +31,7 @@ def test_training() -> None:
     expected = said.pop("losses")
     found = parity.losses(parity.SMALL, parity.start(parity.SMALL, 5), **said)
     assert found == pytest.approx(expected, rel=1e-6)
-    assert found[-1] < 0.9 * found[0]  # it learns
+    assert found[24] < 0.9 * found[0]  # both of the first frame: it learns
 
 
 def test_exact_sampling_is_something_else() -> None:
