@@ -27,11 +27,15 @@ def test_picture_loss_and_gradients(seed: int) -> None:
 
 
 def test_training() -> None:
+    """With the little light their samples let through, equal; without it, as ours is, nearly so for some steps."""
     said = dict(SAID["training"])
     expected = said.pop("losses")
-    found = parity.losses(parity.SMALL, parity.start(parity.SMALL, 5), **said)
-    assert found == pytest.approx(expected, rel=1e-6)
-    assert found[24] < 0.9 * found[0]  # both of the first frame: it learns
+    tensors = parity.start(parity.SMALL, 5)
+    found = parity.losses(parity.SMALL, tensors, **said, leak=1e-10)
+    assert found == pytest.approx(expected, rel=1e-9)
+    assert found[24] < 0.6 * found[0]  # both of the first frame: it learns
+    ours = parity.losses(parity.SMALL, tensors, **said | {"steps": 12})
+    assert ours == pytest.approx(expected[:12], rel=1e-5)
 
 
 def test_exact_sampling_is_something_else() -> None:
