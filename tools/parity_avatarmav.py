@@ -160,9 +160,15 @@ def compare_gradients(count: int = 3, resolution: int = 48, rays: int = 700) -> 
 
 
 def their_losses(
-    config: PaperFieldConfig, tensors: dict[str, Tensor], frames: list[int], resolution: int, rays: int, steps: int
+    config: PaperFieldConfig,
+    tensors: dict[str, Tensor],
+    frames: list[int],
+    resolution: int,
+    rays: int,
+    steps: int,
+    pace: float = 1.0,
 ) -> list[float]:
-    """Losses of their Trainer with the optimiser of their train.py, one frame after another."""
+    """Losses of their Trainer with the optimiser of their train.py, one frame after another; rates times ``pace``."""
     from lib.trainer.Trainer import Trainer
 
     torch.set_default_dtype(torch.float64)
@@ -198,8 +204,8 @@ def their_losses(
         found.append(float(values["loss_rgb"] + 1e-3 * values["data"]["offset"].norm(dim=1).mean()))
 
     groups = [
-        {"params": [head.feature_volume, head.deform_bs_volume, head.deform_mean_volume], "lr": 1e-2},
-        {"params": [p for name, p in head.named_parameters() if "linear" in name], "lr": 1e-3},
+        {"params": [head.feature_volume, head.deform_bs_volume, head.deform_mean_volume], "lr": 1e-2 * pace},
+        {"params": [p for name, p in head.named_parameters() if "linear" in name], "lr": 1e-3 * pace},
     ]
     recorder = types.SimpleNamespace(log=log)
     trainer = Trainer(Seeded(), head, camera, torch.optim.Adam(groups), recorder, 0)

@@ -6,7 +6,6 @@ compare our side with those numbers. ``numpy.random.RandomState`` gives the same
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -120,10 +119,16 @@ def picture(resolution: int, seed: int) -> Tensor:
     return torch.stack([(0.5 + 0.4 * wave) * inside + 1 - inside for wave in waves])
 
 
-def training_config() -> TrainingConfig:
-    """The preset, with the released code's mean over the whole image."""
+def training_config(pace: float = 1.0) -> TrainingConfig:
+    """The preset, with the released code's mean over the whole image, and rates times ``pace``."""
     config = load_preset("paper").training
-    return replace(config, loss=dataclasses.replace(config.loss, mean_over_image=True))
+    return replace(
+        config,
+        canonical_rate=config.canonical_rate * pace,
+        motion_rate=config.motion_rate * pace,
+        mlp_rate=config.mlp_rate * pace,
+        loss=replace(config.loss, mean_over_image=True),
+    )
 
 
 def loss_of(
@@ -149,13 +154,14 @@ def losses(
     rays: int,
     steps: int,
     leak: float = 0.0,
+    pace: float = 1.0,
 ) -> list[float]:
     """Loss of each of our training steps; frame ``frames[step % n]`` is seen in each."""
     cases = [case(seed) for seed in frames]
     cases = [replace(frame, scale=cases[0].scale) for frame in cases]
     images = [picture(resolution, seed) for seed in frames]
     field = field_for(config, tensors, cases[0].scale)
-    optimizer = make_optimizer(field.parameter_groups(), training_config())
+    optimizer = make_optimizer(field.parameter_groups(), training_config(pace))
     found = []
     for step in range(steps):
         which = step % len(frames)
