@@ -76,6 +76,8 @@ def part_of(path: Path) -> str | None:
     if path.is_dir():
         found = [name for name in (EXPRESSIONS, DEVIATIONS) if (path / name).is_file()]
         return f"it holds {' and '.join(found)} of the Basel Face Model 2009 but {_lacks([MODEL])}" if found else None
+    if path.name == DEVIATIONS:
+        return f"it is {DEVIATIONS} (expressions for the Basel Face Model 2009); give the folder with {MODEL}"
     try:
         count = _expression_layout(path)[0]
         return f"it is {EXPRESSIONS} ({count} expressions for the Basel Face Model 2009); give the folder with {MODEL}"

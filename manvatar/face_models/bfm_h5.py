@@ -34,7 +34,7 @@ from manvatar.face_models.assembly import (
 from manvatar.face_models.completion import complete
 from manvatar.types import FaceModel
 
-ACCEPTED = "a Basel Face Model 2017 or 2019 .h5 file"
+ACCEPTED = "a .h5 file such as model2017-1_face12_nomouth.h5 or model2019_fullHead.h5"
 METRES_PER_UNIT = 1e-3
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 

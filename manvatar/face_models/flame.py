@@ -49,6 +49,7 @@ NAMES = (
 )
 ACCEPTED = "a FLAME pickle such as generic_model.pkl or flame2023.pkl"
 KEYS = ("v_template", "shapedirs", "f", "weights", "posedirs", "J_regressor")
+METRES_PER_UNIT = 1.0
 JOINTS = 5  # root, neck, jaw, left eye, right eye
 JAW = 2
 EYES = (3, 4)
@@ -116,7 +117,7 @@ def _shapes(data: Any, identity_count: int, expression_count: int) -> Shapes:
     expression = np.concatenate([expression, _jaw_modes(arrays).astype(np.float32)])
     triangles = checked_triangles(data["f"], len(mean))
     parts = ("face", "left_eyeball", "right_eyeball")
-    return Shapes("flame", mean, identity, expression, names, triangles, 1.0, parts, _parts(mean, weights))
+    return Shapes("flame", mean, identity, expression, names, triangles, METRES_PER_UNIT, parts, _parts(mean, weights))
 
 
 def _jaw_modes(arrays: dict[str, np.ndarray]) -> np.ndarray:

@@ -65,7 +65,7 @@ def format_of(path: Path) -> str:
 
 def accepted() -> str:
     """What :func:`load` reads besides ``builtin``, for messages."""
-    return " or ".join(f"{name}: {module.ACCEPTED}" for name, module in FORMATS.items())
+    return "one of: " + ", ".join(f"{name} ({module.ACCEPTED})" for name, module in FORMATS.items())
 
 
 @lru_cache(maxsize=2)
