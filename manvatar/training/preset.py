@@ -29,4 +29,18 @@ def load_preset(name_or_path: str) -> Preset:
     preset = from_table(Preset, {"name": name_or_path, **table}, name_or_path)
     if not isinstance(field_table, dict):
         raise UserError(f"{name_or_path} field must be a table")
-    return dataclasses.replace(preset, field=field_config(preset.field_name, field_table, f"{name_or_path} field"))
+    preset = dataclasses.replace(preset, field=field_config(preset.field_name, field_table, f"{name_or_path} field"))
+    _require_fit(preset)
+    return preset
+
+
+def _require_fit(preset: Preset) -> None:
+    """Raise ``UserError`` where training asks the field for what it does not have."""
+    loss, where = preset.training.loss, f"{preset.name} trains the field {preset.field_name!r}"
+    if not isinstance(preset.field, FastFieldConfig):
+        if preset.training.start_from_surface:
+            raise UserError(f"{where}, which starts from nothing; give start_from_surface = false")
+        if loss.displacement or loss.motion_smoothness:
+            raise UserError(f"{where}, whose grids hold no displacements; give displacement = motion_smoothness = 0.0")
+    elif loss.sample_displacement:
+        raise UserError(f"{where}, which has no sample_displacement; give 0.0, and displacement instead")

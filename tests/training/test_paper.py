@@ -189,6 +189,9 @@ def test_terms_of_the_loss() -> None:
         ('field_name = "papre"', "there is no field 'papre'"),
         ('field_name = "paper"\n[field]\nhidden_units = 3', "field has an unknown key 'hidden_units'"),
         ("field = 3", "field must be a table"),
+        ('field_name = "paper"', "start_from_surface = false"),
+        ('field_name = "paper"\n[training]\nstart_from_surface = false', "grids hold no displacements"),
+        ("[training.loss]\nsample_displacement = 0.1", "has no sample_displacement"),
         ("[training]\nhalf_size_iterations = 5", "needs whole_image"),
         ("[training]\noccupancy_every = 0", "occupancy_every = 0 is not possible"),
         ("[training]\nadam_betas = [0.9]", "adam_betas"),
@@ -203,8 +206,8 @@ def test_presets_that_cannot_be(tmp_path: Path, text: str, message: str) -> None
 
 def test_own_presets_of_the_papers_field(tmp_path: Path) -> None:
     path = tmp_path / "own.toml"
-    path.write_text('field_name = "paper"\n[field]\nexact_sampling = false\nmotion_lower = [-1, -1, -1]')
+    text = (Path(__file__).parents[2] / "configs" / "paper.toml").read_text()
+    path.write_text(text + "\n[field]\nexact_sampling = false\nmotion_lower = [-1, -1, -1]\n")
     preset = load_preset(str(path))
-    assert isinstance(preset, Preset) and preset.field == PaperFieldConfig(
-        exact_sampling=False, motion_lower=(-1.0, -1.0, -1.0)
-    )
+    expected = PaperFieldConfig(exact_sampling=False, motion_lower=(-1.0, -1.0, -1.0))
+    assert isinstance(preset, Preset) and preset.field == expected and preset.training == PAPER.training
