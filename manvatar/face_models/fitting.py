@@ -9,9 +9,11 @@ after.
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from manvatar.face_models import builtin
 from manvatar.face_models.embedding import EYEBALLS, closest_points, embedded_points, similarity
+from manvatar.threads import one_thread
 from manvatar.types import FaceModel
 
 ROUNDS = 15
@@ -41,11 +43,17 @@ def fitted_landmarks(vertices_m: np.ndarray, triangles: np.ndarray, eyes_m: np.n
         found = (vertices_m[triangles[triangle]] * barycentric[..., None]).sum(1)
         scale, rotation, shift = similarity(person[near], found[near])
         target = (found - shift) @ rotation / scale - mean[chosen]
-        matrix = basis[:, chosen][:, near].reshape(len(basis), -1)
-        normal = matrix @ matrix.T / NOISE_M**2 + np.eye(len(basis))
-        coefficients = np.linalg.solve(normal, matrix @ target[near].ravel() / NOISE_M**2)
+        coefficients = _most_probable(basis[:, chosen][:, near], target[near])
     person = mean + np.einsum("i,ivc->vc", coefficients, basis)
     return scale * embedded_points(model, "ibug68", person) @ rotation.T + shift
+
+
+def _most_probable(basis: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Coefficients (I,) of modes (I, N, 3) that move points by ``target`` (N, 3), given noise and a unit prior."""
+    with one_thread():  # and PyTorch rather than NumPy, whose threads wait busily and stand still on a busy machine
+        matrix = torch.from_numpy(basis.reshape(len(basis), -1)) / NOISE_M
+        normal = matrix @ matrix.T + torch.eye(len(basis), dtype=matrix.dtype)
+        return torch.linalg.solve(normal, matrix @ torch.from_numpy(target.ravel() / NOISE_M)).numpy()
 
 
 def _front_of_face(model: FaceModel) -> np.ndarray:

@@ -7,6 +7,9 @@ expressions, in standard deviations), ``f`` (9976, 3), ``weights`` (5023, 5), ``
 ``J_regressor`` (5, 5023), ``kintree_table``. Metres; axes as in the head frame. Older files wrap arrays in chumpy. It
 is read without running it (:mod:`manvatar.face_models.pickles`).
 
+The versions and sexes share their mesh but not their modes, and no file says which it is: the model's id ends in a
+hash of its numbers, so that a track is never taken for one of another version.
+
 Coefficients, all in standard deviations:
 
 * identity 0 ... 79: FLAME's shape parameters 0 ... 79.
@@ -26,6 +29,7 @@ carried over from the builtin head, which is fitted to the mean (:mod:`manvatar.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +48,9 @@ NAMES = (
     "FLAME_NEUTRAL.pkl",
     "flame2023.pkl",
     "flame2023_no_jaw.pkl",
+    "male_model.pkl",
     "FLAME_MALE.pkl",
+    "female_model.pkl",
     "FLAME_FEMALE.pkl",
 )
 ACCEPTED = "a FLAME pickle such as generic_model.pkl or flame2023.pkl"
@@ -117,7 +123,17 @@ def _shapes(data: Any, identity_count: int, expression_count: int) -> Shapes:
     expression = np.concatenate([expression, _jaw_modes(arrays).astype(np.float32)])
     triangles = checked_triangles(data["f"], len(mean))
     parts = ("face", "left_eyeball", "right_eyeball")
-    return Shapes("flame", mean, identity, expression, names, triangles, METRES_PER_UNIT, parts, _parts(mean, weights))
+    return Shapes(
+        _id(mean, modes), mean, identity, expression, names, triangles, METRES_PER_UNIT, parts, _parts(mean, weights)
+    )
+
+
+def _id(mean: np.ndarray, modes: np.ndarray) -> str:
+    """``flame-`` and a hash: the versions have one topology but other modes, and do not say which they are."""
+    digest = hashlib.sha256(np.ascontiguousarray(mean, "<f4").tobytes())
+    for first in (0, FIRST_EXPRESSION):
+        digest.update(np.ascontiguousarray(modes[first : first + 5], "<f4").tobytes())
+    return f"flame-{digest.hexdigest()[:8]}"
 
 
 def _jaw_modes(arrays: dict[str, np.ndarray]) -> np.ndarray:

@@ -14,7 +14,6 @@ from manvatar.face_models import load, main
 from manvatar.face_models.drawing import CELL_PX, COLUMNS, DOT_COLORS, LABEL_PX, sheet
 from manvatar.face_models.loading import FORMATS, format_of
 
-HEAD = small_head()
 ROW_PX = CELL_PX[1] + LABEL_PX + 4
 
 
@@ -80,7 +79,7 @@ def test_what_a_file_is(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture
         "Basel Face Model 2017 or 2019": (tmp_path / "model.h5", "millimetres"),
     }[kind]
     write = {"micrometres": write_bfm2009, "decimetres": write_bfm2009_front, "millimetres": write_bfm_h5}[unit]
-    write(path, HEAD)
+    write(path, small_head())
     assert format_of(path) == kind
     out = tmp_path / "sheet.png"
     assert main(["info", str(path), "-o", str(out)]) == 0
@@ -111,15 +110,21 @@ def test_mistakes_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_folder_with_both_2009_files_is_the_front_one(tmp_path: Path) -> None:
-    write_bfm2009(tmp_path, HEAD)
-    write_bfm2009_front(tmp_path / "BFM_model_front.mat", HEAD)
+    write_bfm2009(tmp_path, small_head())
+    write_bfm2009_front(tmp_path / "BFM_model_front.mat", small_head())
     assert load(tmp_path).id == "bfm2009-front"
 
 
 def test_models_made_of_nothing_are_refused(tmp_path: Path) -> None:
-    write_bfm_h5(tmp_path / "model.h5", HEAD)
+    write_bfm_h5(tmp_path / "model.h5", small_head())
     broken = SmallHead(
-        HEAD.mean * np.nan, HEAD.identity, HEAD.expression, HEAD.triangles, HEAD.landmarks, HEAD.points, HEAD.eyeballs
+        small_head().mean * np.nan,
+        small_head().identity,
+        small_head().expression,
+        small_head().triangles,
+        small_head().landmarks,
+        small_head().points,
+        small_head().eyeballs,
     )
     write_bfm2009_front(tmp_path / "nan.mat", broken)
     with pytest.raises(UserError, match="mean holds values that are not finite"):
