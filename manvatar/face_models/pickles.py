@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-_SECTIONS = 200  # nesting of values that is followed; real files need about 5
+_DEEPEST = 200  # nesting of values that is followed; real files need about 5
 
 
 class RefusedError(ValueError):
@@ -226,7 +226,7 @@ def _calling(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    if depth > _SECTIONS:
+    if depth > _DEEPEST:
         raise ValueError("it is nested too deeply")
     if isinstance(value, _Array):
         return _plain(value.array, depth + 1)
