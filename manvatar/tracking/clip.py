@@ -12,7 +12,10 @@ from manvatar.landmarks import Detection, detect_clip
 from manvatar.progress import advancing, frames_bar
 from manvatar.threads import one_thread
 from manvatar.tracking.config import TrackerConfig
-from manvatar.tracking.tracker import track
+from manvatar.tracking.patches import cut_patches
+from manvatar.tracking.refine import refined
+from manvatar.tracking.skin import skin_of
+from manvatar.tracking.tracker import Fitted, fit_landmarks
 from manvatar.types import Clip, FaceModel, Track
 
 
@@ -49,8 +52,8 @@ def track_clip(
         raise UserError(f"a focal length of {focal_px} px is not possible; give a positive number of pixels")
     with one_thread(), frames_bar("landmarks", clip.frame_count, show_progress) as bar:
         detection = detect_clip(clip, landmarks, progress=advancing(bar))
-    with tqdm(total=100, desc="tracking", unit="%", disable=not show_progress) as bar:
-        fitted = track(
+    with _percent("tracking", show_progress) as bar:
+        fitted = fit_landmarks(
             detection.landmarks,
             face_model,
             clip.size_px,
@@ -59,4 +62,23 @@ def track_clip(
             config=config,
             progress=lambda share, _: bar.update(round(100 * share) - bar.n),
         )
-    return TrackedClip(fitted, detection)
+    if fitted.fit.config.dense:
+        fitted = _refined(clip, fitted, show_progress)
+    return TrackedClip(fitted.track(), detection)
+
+
+def _refined(clip: Clip, fitted: Fitted, show_progress: bool) -> Fitted:
+    """The fit after a second look at the clip, at all of the skin."""
+    config = fitted.fit.config
+    skin = skin_of(fitted.face_model, fitted.identity(), config.dense_points)
+    with frames_bar("patches", clip.frame_count, show_progress) as bar:
+        patches = cut_patches(clip, fitted.track(), skin.points_m, progress=advancing(bar))
+    with _percent("refining", show_progress) as bar:
+        state = refined(
+            fitted.fit, fitted.state, patches, skin, progress=lambda share: bar.update(round(100 * share) - bar.n)
+        )
+    return fitted.refined_to(state)
+
+
+def _percent(what: str, show_progress: bool) -> tqdm:
+    return tqdm(total=100, desc=what, unit="%", disable=not show_progress)

@@ -56,3 +56,20 @@ class TrackerConfig:
     """Most Levenberg-Marquardt steps of one stage."""
     tolerance: float = 1e-4
     """A stage ends when a step lowers the energy by less than this fraction."""
+
+    dense: bool = True
+    """Refine poses and expressions by what the skin looks like, where the pictures are at hand."""
+    dense_points: int = 3000
+    """Points on the skin that are compared."""
+    dense_strength: float = 0.1
+    """What one of these points is worth, relative to an independent measurement."""
+    dense_landmark_trust: float = 0.05
+    """Weight of the landmark term beside the photometric one: a detector's errors repeat from frame to frame."""
+    dense_key_frames: int = 100
+    """At most so many frames, evenly spread, find out what the skin looks like."""
+    dense_turns: int = 20
+    """How often these frames and what they show are fitted in turns."""
+    dense_rounds: int = 2
+    """How often visibility is looked at anew while all frames are fitted."""
+    dense_steps: int = 4
+    """Most Levenberg-Marquardt steps of such a round."""

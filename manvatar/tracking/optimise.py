@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from manvatar.tracking.photometric import Photometric
 from manvatar.tracking.priors import MotionPrior, ShapePrior
 from manvatar.tracking.problem import POSE, Problem, State, System, energy, linearise
 from manvatar.tracking.solver import Coupling, NotPositive, Step, solve
@@ -29,10 +30,14 @@ class Terms:
     shape: ShapePrior | None = None
     pose_only: bool = False
     free_focal: bool = False
+    photometric: Photometric | None = None
+    landmark_trust: float = 1.0  # of the landmark term: its errors repeat from frame to frame
 
     def energy(self, state: State) -> Float[Tensor, ""]:
         """The whole energy, in squared standard deviations."""
-        value = energy(self.problem, state).sum()
+        value = self.landmark_trust * energy(self.problem, state).sum()
+        if self.photometric is not None:
+            value = value + self.photometric.energy(state).sum()
         if not self.pose_only:
             value = value + (state.expression**2).sum()
         if self.motion is not None:
@@ -46,6 +51,10 @@ class Terms:
         """Gauss-Newton blocks of all terms, undamped."""
         data = linearise(self.problem, state, pose_only=self.pose_only, shared=self.shape is not None)
         gradient, coupling = data.gradient, None
+        if self.photometric is not None:
+            matrix, pull = self.photometric.linearise(state, pose_only=self.pose_only)
+            data.frame.mul_(self.landmark_trust).add_(matrix)
+            gradient.mul_(self.landmark_trust).add_(pull)
         if not self.pose_only:
             data.frame.diagonal(dim1=1, dim2=2)[:, POSE:] += 1
             gradient[:, POSE:] += state.expression

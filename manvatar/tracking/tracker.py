@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from manvatar.errors import UserError
@@ -53,6 +55,56 @@ def track(
     Raises:
         UserError: no frame has a usable face.
     """
+    fitted = fit_landmarks(
+        landmarks,
+        face_model,
+        size_px,
+        frame_rate_hz,
+        focal_px=focal_px,
+        config=config,
+        leave_out=leave_out,
+        progress=progress,
+    )
+    return fitted.track()
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fit to the landmarks of a clip, frames that failed left out: a track, or the start of a better one."""
+
+    fit: Fit
+    state: State
+    landmarks: Landmarks
+    face_model: FaceModel
+    size_px: tuple[int, int]
+    focal_source: Literal["prior", "estimated", "given"]
+
+    def track(self) -> Track:
+        """The track of all frames of the clip, gaps filled."""
+        return _assemble(self.fit, self.state, self.landmarks, self.face_model, self.size_px, self.focal_source)
+
+    def refined_to(self, state: State) -> Fitted:
+        """The same fit at a better state, less the frames that have failed on the way."""
+        fit, state = self.fit.without(failed(self.fit.problem, state, self.fit.frame_rate_hz), state)
+        return replace(self, fit=fit, state=state)
+
+    def identity(self) -> Float[Tensor, "I"]:
+        """Identity coefficients, standard deviations."""
+        return self.fit.shape_prior(len(self.fit.problem.frame)).split(self.state.shape_m)[0]
+
+
+def fit_landmarks(
+    landmarks: Landmarks,
+    face_model: FaceModel,
+    size_px: tuple[int, int],
+    frame_rate_hz: float,
+    *,
+    focal_px: float | None = None,
+    config: TrackerConfig | None = None,
+    leave_out: tuple[int, ...] = (),
+    progress: Progress | None = None,
+) -> Fitted:
+    """What :func:`track` does, before it is made a track; same arguments."""
     config, progress = config or TrackerConfig(), progress or (lambda share, what: None)
     progress(0.0, "first poses")
     if all(embedding.scheme != landmarks.scheme for embedding in face_model.embeddings):
@@ -75,10 +127,10 @@ def track(
     state = fit.repair(state)
     fit, state = fit.without(misfits(fit.problem, state), state)
     state = fit.motion(state)
-    progress(0.95, "offsets and failures")
-    result = _assemble(fit, state, landmarks, face_model, size_px, source)
+    progress(0.95, "failures")
+    fit, state = fit.without(failed(fit.problem, state, fit.frame_rate_hz), state)
     progress(1.0, "done")
-    return result
+    return Fitted(fit, state, landmarks, face_model, size_px, source)
 
 
 def _start(
@@ -118,8 +170,6 @@ def _start(
 def _assemble(
     fit: Fit, state: State, landmarks: Landmarks, face_model: FaceModel, size_px: tuple[int, int], source: str
 ) -> Track:
-    """The track of all frames of the clip, gaps filled."""
-    fit, state = fit.without(failed(fit.problem, state, fit.frame_rate_hz), state)
     problem = fit.problem
     everything = torch.arange(len(landmarks.points_px))
     full = interpolated(state, problem.frame, everything)

@@ -1,0 +1,158 @@
+"""The photometric term: points on the skin look the same in every frame.
+
+Point v of the skin has the local contrast ``m_v`` whatever the frame. With ``C_f`` the patch of frame f and ``u_fv``
+the projection of the point (``problem.py`` has the notation), the residual is ``r_fv = C_f(u_fv) - m_v``, its row of
+the Jacobian ``grad C_f . du_fv``, its penalty that of Geman and McClure, ``k^2 s^2 / (k^2 + s^2)`` of ``s = r / sd_v``.
+This is direct image alignment (Lucas and Kanade 1981) to a template that the clip itself supplies; template and poses
+are found in turns. What a point shows, how much it varies (``sd_v``) and where it can be seen are constants of one
+such turn, so that the energy of a turn has a minimum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from manvatar.tracking.patches import Patches
+from manvatar.tracking.problem import State
+from manvatar.tracking.skin import Skin
+
+_GEMAN_MCCLURE = 3.0  # standard deviations at which an outlier is one
+_LEAST_SD = 0.05  # of local contrast
+_SEEN_IN = 3.0  # frames a point must be seen in (weighted) to have a look of its own
+_COS_RANGE = (0.25, 0.60)  # cosine to the line of sight at which a point begins to count, and counts in full
+_BLOCK = 32  # frames at once, so that memory stays small
+
+
+@dataclass(frozen=True)
+class Photometric:
+    """One turn of the photometric term, for the frames of a state (``rows`` of the patches)."""
+
+    patches: Patches
+    skin: Skin
+    rows: Int[Tensor, "f"]
+    strength: float  # neighbouring points are not independent: what one is worth
+    look: Float[Tensor, "n"]  # m_v
+    sd: Float[Tensor, "n"]
+    weight: Float[Tensor, "f n"]  # how well each point can be seen, [0, 1]
+
+    @staticmethod
+    def start(patches: Patches, skin: Skin, rows: Int[Tensor, "f"], strength: float) -> Photometric:
+        """A term that knows nothing yet; :meth:`seen` and :meth:`learnt` make it useful."""
+        count = len(skin.points_m)
+        nothing = torch.zeros(count)
+        return Photometric(patches, skin, rows, strength, nothing, nothing + 1, torch.zeros(len(rows), count))
+
+    def select(self, rows: Tensor) -> Photometric:
+        """The same turn with some of the frames."""
+        return replace(self, rows=self.rows[rows], weight=self.weight[rows])
+
+    def of_frames(self, rows: Int[Tensor, "f"]) -> Photometric:
+        """The same look in other frames, whose visibility is not known yet."""
+        return replace(self, rows=rows, weight=torch.zeros(len(rows), len(self.look)))
+
+    def seen(self, state: State) -> Photometric:
+        """With visibility as in ``state``, frames and all."""
+        weight = torch.empty(len(self.rows), len(self.skin.points_m))
+        low, high = _COS_RANGE
+        for block in torch.arange(len(self.rows)).split(_BLOCK):
+            some = state.select(block)
+            normals = self.skin.normals @ some.rotation.float().transpose(1, 2)
+            toward = functional.normalize(self._points_m(some)[1], dim=-1)
+            cosine = -(normals * toward).sum(-1)
+            weight[block] = ((cosine - low) / (high - low)).clamp(0, 1)
+        return replace(self, weight=weight)
+
+    def learnt(self, state: State, rounds: int = 3) -> Photometric:
+        """With what the points look like in the frames of ``state``: a robust mean and deviation of each."""
+        value = self._values(state)
+        look = (value * self.weight).sum(0) / self.weight.sum(0).clamp_min(1e-6)
+        for _ in range(rounds):
+            residual = value - look
+            # Median absolute deviation to standard deviation of a normal variable.
+            spread = (1.4826 * residual.abs().median(0).values).clamp_min(_LEAST_SD / 2)
+            weight = self.weight * _slope(residual / (2 * spread), 1.0)
+            total = weight.sum(0).clamp_min(1e-6)
+            look = (value * weight).sum(0) / total
+        sd = ((weight * (value - look) ** 2).sum(0) / total).sqrt().clamp_min(_LEAST_SD)
+        often = self.weight.sum(0) > min(_SEEN_IN, 0.5 * len(self.rows))
+        return replace(self, look=look, sd=torch.where(often, sd, torch.full_like(sd, torch.inf)))
+
+    def energy(self, state: State) -> Float[Tensor, "f"]:
+        """Energy of every frame."""
+        squared = ((self._values(state) - self.look) / self.sd) ** 2
+        limit = _GEMAN_MCCLURE**2
+        return self.strength * (self.weight * squared * limit / (limit + squared)).sum(1).double()
+
+    def linearise(self, state: State, *, pose_only: bool) -> tuple[Float[Tensor, "f x x"], Float[Tensor, "f x"]]:
+        """Gauss-Newton blocks and gradients of the frames, columns as in ``problem.py``."""
+        blocks = [
+            self.select(rows)._linearise(state.select(rows), pose_only)
+            for rows in torch.arange(len(self.rows)).split(_BLOCK)
+        ]
+        return torch.cat([matrix for matrix, _ in blocks]), torch.cat([gradient for _, gradient in blocks])
+
+    def _linearise(self, state: State, pose_only: bool) -> tuple[Tensor, Tensor]:
+        rotated, points = self._points_m(state)
+        value, slope = _sample_with_slope(self.patches.contrast[self.rows].float(), self._pixels(points))
+        residual = value - self.look
+        weight = self.strength * self.weight * _slope(residual / self.sd, _GEMAN_MCCLURE) / self.sd**2
+        # grad C . D, with D the derivative of the projection: (f, n, 3)
+        x, y, z = points.unbind(-1)
+        along = slope * self.patches.focal_px() / z[..., None]
+        shift = torch.stack([along[..., 0], along[..., 1], -(along[..., 0] * x + along[..., 1] * y) / z], -1)
+        columns = [torch.linalg.cross(rotated, shift), shift]
+        if not pose_only:
+            in_head = shift @ state.rotation.float()
+            basis = self.skin.expression_basis_m
+            # (f n c) x (E n c): one product of (F, 3) x (3, E) for each point.
+            columns.append((in_head.transpose(0, 1) @ basis.permute(1, 2, 0)).transpose(0, 1))
+        jacobian = torch.cat(columns, -1)
+        weighted = jacobian * weight[..., None]
+        matrix = weighted.transpose(1, 2) @ jacobian
+        gradient = (weighted.transpose(1, 2) @ residual[..., None])[..., 0]
+        return matrix.double(), gradient.double()
+
+    def _points_m(self, state: State) -> tuple[Float[Tensor, "f n 3"], Float[Tensor, "f n 3"]]:
+        """Rotated points, and points in the camera frame."""
+        rotated = self.skin.moved_m(state.expression.float()) @ state.rotation.float().transpose(1, 2)
+        return rotated, rotated + state.translation_m.float()[:, None]
+
+    def _pixels(self, points_cam_m: Float[Tensor, "f n 3"]) -> Float[Tensor, "f n 2"]:
+        focal, center = self.patches.focal_px(), self.patches.center_px(self.rows)
+        return points_cam_m[..., :2] / points_cam_m[..., 2:].clamp_min(1e-3) * focal + center[:, None]
+
+    def _values(self, state: State) -> Float[Tensor, "f n"]:
+        """What each patch shows at each point."""
+        value = torch.empty(len(self.rows), len(self.skin.points_m))
+        for block in torch.arange(len(self.rows)).split(_BLOCK):
+            part = self.select(block)
+            pixels = part._pixels(part._points_m(state.select(block))[1])
+            value[block] = _sample(part.patches.contrast[part.rows].float()[:, None], pixels)[:, 0]
+        return value
+
+
+def _slope(ratio: Tensor, scale: float) -> Tensor:
+    """Weight of the square that has the slope of Geman and McClure's penalty."""
+    return 1 / (1 + (ratio / scale) ** 2) ** 2
+
+
+def _sample(images: Float[Tensor, "f c h w"], pixels: Float[Tensor, "f n 2"]) -> Float[Tensor, "f c n"]:
+    """Bilinear; beyond the border its pixels are repeated."""
+    size = torch.tensor([images.shape[-1], images.shape[-2]], dtype=pixels.dtype)
+    grid = (pixels / size * 2 - 1)[:, None]
+    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)[:, :, 0]
+
+
+def _sample_with_slope(
+    images: Float[Tensor, "f h w"], pixels: Float[Tensor, "f n 2"]
+) -> tuple[Float[Tensor, "f n"], Float[Tensor, "f n 2"]]:
+    """Values and central differences, per pixel."""
+    right = functional.pad(images[..., 2:] - images[..., :-2], (1, 1)) / 2
+    down = functional.pad(images[:, 2:] - images[:, :-2], (0, 0, 1, 1)) / 2
+    sampled = _sample(torch.stack([images, right, down], 1), pixels)
+    return sampled[:, 0], sampled[:, 1:].transpose(1, 2)
