@@ -28,7 +28,7 @@ def fit(
     """Make an avatar from a video: track, train, score on held-out frames, show.
 
     Args:
-        video: a portrait video; one person's face should be visible in most of it.
+        video: a portrait video; one person's face should be visible in most of it. Or a dataset folder of AvatarMAV.
         out: folder for avatar.mav, scores.json, preview.mp4, contact.png, novel.mp4 and track.safetensors.
         preset: fast, paper, or a TOML file of settings.
         face_model: builtin, or the file or folder of a face model.

@@ -22,14 +22,15 @@ from manvatar.avatars import Avatar, dataset_renderer, make_header, provenance
 from manvatar.dataset import DATASET_FILES, DatasetConfig, build_dataset, load_dataset, tail_length
 from manvatar.driving import write_novel
 from manvatar.errors import UserError
+from manvatar.exporting.avatarmav import folder_clip, folder_config, folder_track, read_folder
 from manvatar.face_models import load
-from manvatar.fields import make_field
+from manvatar.fields import FastFieldConfig, PaperFieldConfig, make_field
 from manvatar.files import make_folder
 from manvatar.metrics import Report, RunFacts, write_report
 from manvatar.progress import advancing, frames_bar
 from manvatar.tracking import load_track, save_track, track_clip
 from manvatar.training import LivePreview, Preset, Trainer, load_preset, restore_checkpoint, save_checkpoint
-from manvatar.types import Clip, Dataset, FaceModel
+from manvatar.types import Clip, Dataset, FaceModel, Track
 from manvatar.video import open_clip
 
 logger = logging.getLogger(__name__)
@@ -101,7 +102,8 @@ class Reconstructor:
         """Track, train and, with ``out``, score and show; returns the avatar.
 
         Args:
-            video: any file FFmpeg reads, one person's face in most of it.
+            video: any file FFmpeg reads, one person's face in most of it; or a dataset folder of AvatarMAV, which is
+                tracked and cut out already.
             out: folder for ``avatar.mav``, ``scores.json``, ``preview.mp4``, ``contact.png``, ``novel.mp4``,
                 ``track.safetensors``; None keeps nothing. What an interrupted run needs to go on lies in ``out/work``
                 and is deleted at the end.
@@ -138,14 +140,14 @@ class Reconstructor:
         begin = time.perf_counter()
         if max_seconds is not None and not 0 < max_seconds < math.inf:
             raise UserError(f"--max-seconds {max_seconds:g} is not possible; give a positive number of seconds")
-        clip = open_clip(video, start_s, end_s)
+        clip = _open(Path(video), start_s, end_s)
         tail_length(clip.frame_count, self.dataset_config.holdout)  # says at once what would come out after tracking
         model = load(self.face_model)
         work = make_folder(make_folder(out) / "work")
         run_id = self._run_id(clip)
         dataset, track_s = self._dataset(clip, model, work, run_id, resume, show_progress)
-        trainer = self._train(dataset, work, run_id, max_seconds, resume, show_progress)
-        avatar = self._avatar(trainer, trainer.dataset, clip, model, Path(video))
+        trainer = self._train(dataset, self._field_config(clip), work, run_id, max_seconds, resume, show_progress)
+        avatar = self._avatar(trainer, clip, load_track(work / _TRACK))
         result = Result(avatar, None)
         if report:
             facts = RunFacts(
@@ -183,6 +185,11 @@ class Reconstructor:
         return dataset, time.perf_counter() - start
 
     def _made_dataset(self, clip: Clip, model: FaceModel, work: Path, run_id: str, show_progress: bool) -> Dataset:
+        if clip.path.is_dir():
+            with frames_bar("frames", clip.frame_count, show_progress) as bar:
+                dataset = read_folder(clip.path, work, run_id, self.dataset_config.holdout, progress=advancing(bar))
+            save_track(folder_track(dataset), work / _TRACK)
+            return dataset
         tracked = track_clip(clip, model, landmarks=self.landmarks, show_progress=show_progress)
         for note in tracked.detection.notes:
             logger.warning("%s", note)
@@ -199,12 +206,25 @@ class Reconstructor:
                 progress=advancing(bar),
             )
 
+    def _field_config(self, clip: Clip) -> FastFieldConfig | PaperFieldConfig:
+        config = self.preset.field
+        if clip.path.is_dir() and isinstance(config, PaperFieldConfig):
+            return folder_config(clip.path, config)
+        return config
+
     def _train(
-        self, dataset: Dataset, work: Path, run_id: str, max_seconds: float | None, resume: bool, show_progress: bool
+        self,
+        dataset: Dataset,
+        config: FastFieldConfig | PaperFieldConfig,
+        work: Path,
+        run_id: str,
+        max_seconds: float | None,
+        resume: bool,
+        show_progress: bool,
     ) -> Trainer:
         torch.manual_seed(self.seed)
-        config = dataclasses.asdict(self.preset.field)
-        field = make_field(self.preset.field_name, config, dataset.bounds, dataset.expression.shape[1])
+        settings = dataclasses.asdict(config)
+        field = make_field(self.preset.field_name, settings, dataset.bounds, dataset.expression.shape[1])
         trainer = Trainer(dataset, field, self.preset.training, self.seed)
         checkpoint = work / _CHECKPOINT
         if resume and checkpoint.is_file():
@@ -213,16 +233,16 @@ class Reconstructor:
         trainer.run(max_seconds or math.inf, _saving(checkpoint, run_id, preview), show_progress)
         return trainer
 
-    def _avatar(self, trainer: Trainer, dataset: Dataset, clip: Clip, model: FaceModel, video: Path) -> Avatar:
+    def _avatar(self, trainer: Trainer, clip: Clip, track: Track) -> Avatar:
         header = make_header(
-            dataset,
+            trainer.dataset,
             preset=self.preset.name,
             field_name=self.preset.field_name,
-            field_config=self.preset.field,
+            field_config=trainer.field.config,
             march=self.preset.training.march,
             occupancy_cell_m=self.preset.training.occupancy_cell_m,
-            face_model=model.id,
-            expression_names=model.expression_names,
+            face_model=track.face_model,
+            expression_names=track.expression_names,
             clip_first_frame=clip.first_frame,
             training={
                 "iterations": trainer.progress.iteration,
@@ -230,7 +250,7 @@ class Reconstructor:
                 "seed": self.seed,
                 "device": self.device,
             },
-            provenance=provenance(video),
+            provenance=provenance(clip.path) if clip.path.is_file() else {"folder": clip.path.name},
         )
         return Avatar(header, trainer.field, trainer.occupancy)
 
@@ -246,6 +266,15 @@ class Reconstructor:
             "seed": self.seed,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _open(video: Path, start_s: float, end_s: float | None) -> Clip:
+    """A video, or a dataset folder as one."""
+    if not (video / "params").is_dir():
+        return open_clip(video, start_s, end_s)
+    if start_s or end_s is not None:
+        raise UserError(f"{video} is a folder of frames; --start and --end are for videos")
+    return folder_clip(video)
 
 
 def _show(avatar: Avatar, dataset: Dataset, out: Path, facts: RunFacts, begin: float, show_progress: bool) -> Result:

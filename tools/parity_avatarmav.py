@@ -303,7 +303,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--resolution", type=int, default=64)
+    parser.add_argument("--resolution", type=int, default=32)
     parser.add_argument("--only", choices=["images", "gradients", "training", "folder", "none"])
     arguments = parser.parse_args()
     use(arguments.folder)

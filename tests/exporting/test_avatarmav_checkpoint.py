@@ -55,7 +55,7 @@ def test_an_avatar_of_a_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     assert loaded.header == avatar.header and loaded.camera.size_px == (32, 32)
     image = loaded.render(loaded.neutral)
     assert image.shape == (32, 32, 4) and image[..., 3].float().std() > 1
-    assert not torch.equal(image, loaded.render({"expression_03": 4.0}))
+    assert not torch.equal(image, loaded.render({"bfm_exp_03": 4.0}))
     scale = float(parameters().scale.median())
     write_checkpoint(loaded, tmp_path / "again", scale)
     _, again = read_checkpoint(tmp_path / "again")

@@ -13,6 +13,7 @@ from PIL import Image
 from manvatar.dataset import load_dataset
 from manvatar.errors import UserError
 from manvatar.exporting.avatarmav import Export, folder_config, read_folder, write_folder
+from manvatar.fields import PaperFieldConfig
 from manvatar.geometry import project, transform
 from manvatar.types import Dataset
 
@@ -77,7 +78,8 @@ def test_back_again(dataset: Dataset, written: tuple[Path, Export], tmp_path: Pa
 
 def test_their_scale_sets_the_density(written: tuple[Path, Export]) -> None:
     folder, export = written
-    assert folder_config(folder).density_scale_per_m == pytest.approx(1000 * export.scale, rel=1e-5)
+    config = folder_config(folder, PaperFieldConfig(hidden=64))
+    assert config.hidden == 64 and config.density_scale_per_m == pytest.approx(1000 * export.scale, rel=1e-5)
 
 
 def test_chosen_frames(dataset: Dataset, tmp_path: Path) -> None:

@@ -10,7 +10,14 @@ from manvatar.exporting.avatarmav.camera import (
     to_released,
 )
 from manvatar.exporting.avatarmav.checkpoint import NAMES, avatar_from_checkpoint, read_checkpoint, write_checkpoint
-from manvatar.exporting.avatarmav.folder import Export, folder_config, read_folder, write_folder
+from manvatar.exporting.avatarmav.folder import (
+    Export,
+    folder_clip,
+    folder_config,
+    folder_track,
+    read_folder,
+    write_folder,
+)
 from manvatar.exporting.avatarmav.parameters import FrameParameters, read_parameters, write_parameters
 
 __all__ = [
@@ -19,7 +26,9 @@ __all__ = [
     "FrameParameters",
     "avatar_from_checkpoint",
     "density_scale_per_m",
+    "folder_clip",
     "folder_config",
+    "folder_track",
     "from_released",
     "read_checkpoint",
     "read_folder",

@@ -16,7 +16,7 @@ import manvatar
 from manvatar.avatars import FORMAT_VERSION, Avatar
 from manvatar.errors import UserError
 from manvatar.exporting.avatarmav.camera import density_scale_per_m, from_released, released_camera
-from manvatar.exporting.avatarmav.parameters import FrameParameters
+from manvatar.exporting.avatarmav.parameters import FACE_MODEL, FrameParameters, expression_names
 from manvatar.fields import PaperField, PaperFieldConfig
 from manvatar.files import replacing
 from manvatar.geometry import mean_pose
@@ -36,7 +36,6 @@ NAMES = {
     for layer, place in ((0, "hidden"), (2, "out"))
     for part in ("weight", "bias")
 }
-FACE_MODEL = "bfm09"  # whose coefficients the authors' checkpoints follow
 _SCALE = 0.1  # of frames nobody has told us about: heads are life-size in metres then
 _OCCUPANCY_CELL_M = 0.008
 _SAMPLES_PER_RAY = 64
@@ -164,7 +163,7 @@ def _header(path: Path, config: PaperFieldConfig, parameters: FrameParameters, s
         bounds_lower_m=tuple(box.lower_m.tolist()),
         bounds_upper_m=tuple(box.upper_m.tolist()),
         face_model=FACE_MODEL,
-        expression_names=tuple(f"expression_{index:02d}" for index in range(config.expressions)),
+        expression_names=expression_names(config.expressions),
         expression_lower=tuple(shown.amin(0).tolist()),
         expression_upper=tuple(shown.amax(0).tolist()),
         camera_focal_px=tuple(camera.focal_px.tolist()),

@@ -10,7 +10,7 @@ Poses and the camera that all frames share: :mod:`manvatar.exporting.avatarmav.c
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from manvatar.dataset.bounds import head_bounds
 from manvatar.dataset.split import split_tail
 from manvatar.dataset.store import map_images, save_dataset
 from manvatar.errors import UserError
@@ -30,15 +31,23 @@ from manvatar.exporting.avatarmav.camera import (
     scale_at_distance,
     to_released,
 )
-from manvatar.exporting.avatarmav.parameters import FrameParameters, read_parameters, write_parameters
+from manvatar.exporting.avatarmav.parameters import (
+    FACE_MODEL,
+    FrameParameters,
+    expression_names,
+    read_parameters,
+    write_parameters,
+)
 from manvatar.face_models import load
 from manvatar.fields import PaperFieldConfig
 from manvatar.files import make_folder, replacing
 from manvatar.geometry import project, transform
-from manvatar.types import Dataset, FaceModel
+from manvatar.types import Clip, Dataset, FaceModel, Track
 
 _QUALITY = 95  # of JPEG files
 _SIZE_STEP_PX = 8
+_HULL_FRAMES = 32
+_FRAME_RATE_HZ = 25.0
 
 Progress = Callable[[int, int], None]  # (frames done, frames in all)
 
@@ -98,10 +107,40 @@ def write_folder(
     return Export(len(rows), scale, residual)
 
 
-def folder_config(folder: Path) -> PaperFieldConfig:
-    """The ``paper`` field whose densities weigh what they weigh in the released code on this folder."""
+def folder_clip(folder: Path) -> Clip:
+    """What a folder is as a video: its frames, at 25 Hz, which it does not say.
+
+    Raises:
+        UserError: it is no dataset folder of AvatarMAV.
+    """
+    count = len(read_parameters(folder).pose)
+    height, width = _read(_image_path(folder, "img", 0)).shape[:2]
+    return Clip(folder, _FRAME_RATE_HZ, (width, height), count)
+
+
+def folder_track(dataset: Dataset) -> Track:
+    """The track of what :func:`read_folder` read; its landmarks and identity are unknown and 0."""
+    count, expressions = dataset.expression.shape
+    return Track(
+        camera=dataset.camera,
+        cam_from_head=dataset.cam_from_head,
+        identity=torch.zeros(0),
+        expression=dataset.expression,
+        landmark_offsets_m=torch.zeros(68, 3),
+        residual_px=torch.zeros(count),
+        valid=torch.ones(count, dtype=torch.bool),
+        frame_rate_hz=dataset.frame_rate_hz,
+        landmark_scheme="ibug68",
+        face_model=FACE_MODEL,
+        expression_names=expression_names(expressions),
+        focal_source="given",
+    )
+
+
+def folder_config(folder: Path, config: PaperFieldConfig) -> PaperFieldConfig:
+    """``config`` with densities that weigh what they weigh in the released code on this folder."""
     scale = float(read_parameters(folder).scale.median())
-    return PaperFieldConfig(density_scale_per_m=density_scale_per_m(scale, PaperFieldConfig().unit_m))
+    return replace(config, density_scale_per_m=density_scale_per_m(scale, config.unit_m))
 
 
 def read_folder(
@@ -109,7 +148,7 @@ def read_folder(
     work: Path,
     run_id: str,
     holdout: float = 0.1,
-    frame_rate_hz: float = 25.0,
+    frame_rate_hz: float = _FRAME_RATE_HZ,
     progress: Progress | None = None,
 ) -> Dataset:
     """A dataset from a folder; its images go to ``work``, as those of :func:`manvatar.dataset.build_dataset`.
@@ -137,6 +176,7 @@ def read_folder(
         if progress is not None:
             progress(index + 1, count)
     camera, poses = released_camera(width), from_released(parameters.pose, parameters.scale, config)
+    some = train[torch.linspace(0, len(train) - 1, min(_HULL_FRAMES, len(train))).long()]
     model = load("builtin")
     landmarks_m, _, _ = model.landmark_bases("ibug68")
     dataset = Dataset(
@@ -146,7 +186,7 @@ def read_folder(
         expression=parameters.expression,
         landmarks_px=project(camera, transform(poses, landmarks_m.float().expand(count, -1, -1))),
         surface_m=_skin_m(model),
-        bounds=config.box(),
+        bounds=head_bounds(images[some][..., 3].float() / 255, camera, poses[some]),
         clip_frame=torch.arange(count),
         train=train,
         held_out=held_out,

@@ -14,7 +14,13 @@ from torch import Tensor
 from manvatar.errors import UserError
 from manvatar.files import replacing
 
+FACE_MODEL = "bfm2009-front"  # whose coefficients the authors' data follow
 EXPRESSION_COUNT, _IDENTITY_COUNT = 64, 80  # as the authors' face fitting writes them
+
+
+def expression_names(count: int) -> tuple[str, ...]:
+    """The Basel model numbers its modes; so do we."""
+    return tuple(f"bfm_exp_{index:02d}" for index in range(count))
 
 
 @dataclass(frozen=True)
