@@ -63,7 +63,7 @@ class TrackerConfig:
     """Points on the skin that are compared."""
     dense_strength: float = 0.1
     """What one of these points is worth, relative to an independent measurement."""
-    dense_landmark_trust: float = 0.05
+    dense_landmark_trust: float = 0.2
     """Weight of the landmark term beside the photometric one: a detector's errors repeat from frame to frame."""
     dense_key_frames: int = 100
     """At most so many frames, evenly spread, find out what the skin looks like."""

@@ -23,7 +23,10 @@ Progress = Callable[[float], None]
 
 
 def refined(fit: Fit, state: State, patches: Patches, skin: Skin, progress: Progress | None = None) -> State:
-    """Poses and expressions under the photometric, the landmark and the motion terms; shape and focal length fixed.
+    """Poses and expressions under the photometric, the landmark and the motion terms; the focal length is fixed.
+
+    The neutral landmarks follow the key frames, so that what a detector gets wrong in every frame stays out of the
+    expressions.
 
     Args:
         state: of the frames of ``fit.problem``.
@@ -39,6 +42,7 @@ def refined(fit: Fit, state: State, patches: Patches, skin: Skin, progress: Prog
         term = term.seen(known).learnt(known)
         known = minimise(_terms(fit, problem, term), known, max_steps=1, tolerance=0.0).state
         progress(0.4 * (turn + 1) / config.dense_turns)
+    known = fit.neutral(problem, known)
     term = term.seen(known).learnt(known)
     state = state.put(keys, known)
     result = state

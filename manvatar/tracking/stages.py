@@ -15,7 +15,7 @@ from manvatar.tracking.failures import bridged, interpolated, misfits
 from manvatar.tracking.optimise import Outcome, Terms, minimise
 from manvatar.tracking.points import FitPoints
 from manvatar.tracking.priors import MotionPrior, ShapePrior, motion_prior, shape_prior
-from manvatar.tracking.problem import Problem, State, energy, residuals_px
+from manvatar.tracking.problem import POSE, Problem, State, energy, linearise, residuals_px
 from manvatar.types import FaceModel
 
 SQUARES = 1e9  # a Huber threshold nothing reaches
@@ -68,6 +68,17 @@ class Fit:
             if free.schur is not None and self._log_focal_sd(free.schur) <= self.config.focal_max_sd:
                 return self._with_shape(state, free.state, keys), True
         return self._with_shape(state, outcome.state, keys), False
+
+    def neutral(self, problem: Problem, state: State, rounds: int = 3) -> State:
+        """The neutral landmarks that fit some frames best, poses, expressions and focal length fixed."""
+        prior = self.shape_prior(len(problem.frame))
+        nothing = torch.zeros(len(problem.frame), POSE, dtype=torch.float64)
+        for _ in range(rounds):  # linear but for the Huber weights
+            data = linearise(problem, state, pose_only=True, shared=True)
+            pull = data.shared_gradient + prior.precision @ prior.deviation(state)
+            step = -torch.linalg.solve((data.corner + prior.precision)[:-1, :-1], pull[:-1])
+            state = state.moved(nothing, torch.cat([step, step.new_zeros(1)]))
+        return state
 
     def shape_prior(self, frames: int) -> ShapePrior:
         """The shape prior when ``frames`` frames vote."""
