@@ -43,6 +43,7 @@ COMMANDS = {
     "render": "an avatar and expression coefficients to a video or images",
     "eval": "score an avatar on the frames of a video",
     "demo": "make the synthetic demo clip",
+    "face_models": "what a face model file is, in words and as a picture",
     "models": "list, fetch or import the landmark and matte models",
     "view": "look at an avatar in the browser",
     "export": "write an avatar in another program's format",
