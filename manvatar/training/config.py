@@ -35,7 +35,7 @@ class TrainingConfig:
     motion_delay_iterations: int = 200  # the motion grids wait until there is something to move; 0 = they do not
     detail_ray_fraction: float = 0.25  # rays drawn from the boxes of mouth and eyes
     border_px: int = 6  # rays are drawn up to this far outside the matte
-    margin_before_surface_m: float = 0.025  # how far in front of the tracked face anything can be (hair, brows, lips)
+    margin_before_surface_m: float = 0.08  # how far in front of the tracked face anything can be: a quiff, a beard
     coarse_step_m: float = 0.005  # step of the march at the start, when nothing is known to be empty yet
     coarse_iterations: int = 400  # after so many the step has halved down to that of ``march``
     occupancy_every: int = 16  # 0 = never: for a march that skips nothing
