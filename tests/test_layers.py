@@ -27,6 +27,7 @@ _LAYERS = [
     {"avatars"},
     {"driving"},
     {"exporting"},
+    {"interop"},  # our values as those of other libraries
     {"viewer"},
     {"baselines"},
     {"reconstruction"},  # the whole pipeline as one object
