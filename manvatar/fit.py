@@ -22,6 +22,7 @@ def fit(
     size: int | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     seed: int = 0,
+    mlp_backend: Literal["native", "torch", "tinycudann"] | None = None,
     max_seconds: float | None = None,
     resume: bool = False,
 ) -> None:
@@ -39,11 +40,12 @@ def fit(
         size: side of the square training images in pixels; default: the preset's.
         device: where to train.
         seed: of all random numbers.
+        mlp_backend: what computes the small networks; default: the preset's, which is native.
         max_seconds: end training after so many seconds.
         resume: go on with an interrupted run of the same settings in the same folder.
     """
     keep_freed_memory()
-    reconstructor = Reconstructor(preset, face_model, landmarks, holdout, size, device, seed)
+    reconstructor = Reconstructor(preset, face_model, landmarks, holdout, size, device, seed, mlp_backend)
     result = reconstructor.run(video, out, start, end, max_seconds, resume)
     print(f"{out / 'avatar.mav'}: {result.report.summary() if result.report else 'nothing held out to score'}")
 

@@ -27,6 +27,7 @@ from manvatar.face_models import load
 from manvatar.fields import FastFieldConfig, PaperFieldConfig, make_field
 from manvatar.files import make_folder
 from manvatar.metrics import Report, RunFacts, write_report
+from manvatar.ops.mlp_backends import require_tinycudann
 from manvatar.progress import advancing, frames_bar
 from manvatar.tracking import load_track, save_track, track_clip
 from manvatar.training import LivePreview, Preset, Trainer, load_preset, restore_checkpoint, save_checkpoint
@@ -63,6 +64,8 @@ class Reconstructor:
         size_px: side of the square training images, a multiple of 8, 64 to 1024; None = what the preset says.
         device: ``auto`` or ``cpu``. Training on ``cuda`` is not there yet.
         seed: of all random numbers; the same seed on the same machine gives the same avatar.
+        mlp_backend: what computes the small networks: ``native``, ``torch`` or ``tinycudann``; None = what the preset
+            says. An avatar file is the same for all.
 
     Raises:
         UserError: an argument cannot be used.
@@ -77,8 +80,9 @@ class Reconstructor:
         size_px: int | None = None,
         device: str = "auto",
         seed: int = 0,
+        mlp_backend: str | None = None,
     ) -> None:
-        self.preset: Preset = load_preset(preset)
+        self.preset: Preset = _with_mlp_backend(load_preset(preset), mlp_backend)
         size_px = self.preset.size_px if size_px is None else size_px
         if size_px % 8 or not 64 <= size_px <= 1024:
             raise UserError(f"--size {size_px} is not possible; give a multiple of 8 from 64 to 1024")
@@ -87,6 +91,8 @@ class Reconstructor:
         self.face_model, self.landmarks = face_model, landmarks
         self.dataset_config = DatasetConfig(size_px, holdout)
         self.device, self.seed = "cpu", seed
+        if self.preset.field.mlp_backend == "tinycudann":
+            require_tinycudann(torch.device(self.device))
 
     def fit(
         self,
@@ -238,7 +244,8 @@ class Reconstructor:
             trainer.dataset,
             preset=self.preset.name,
             field_name=self.preset.field_name,
-            field_config=trainer.field.config,
+            # What trained an avatar need not be there where it is shown.
+            field_config=dataclasses.replace(trainer.field.config, mlp_backend="native"),
             march=self.preset.training.march,
             occupancy_cell_m=self.preset.training.occupancy_cell_m,
             face_model=track.face_model,
@@ -249,6 +256,7 @@ class Reconstructor:
                 "seconds": round(trainer.progress.seconds, 1),
                 "seed": self.seed,
                 "device": self.device,
+                "mlp_backend": trainer.field.mlp_backend,
             },
             provenance=provenance(clip.path) if clip.path.is_file() else {"folder": clip.path.name},
         )
@@ -266,6 +274,12 @@ class Reconstructor:
             "seed": self.seed,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _with_mlp_backend(preset: Preset, name: str | None) -> Preset:
+    if name is None:
+        return preset
+    return dataclasses.replace(preset, field=dataclasses.replace(preset.field, mlp_backend=name))
 
 
 def _open(video: Path, start_s: float, end_s: float | None) -> Clip:

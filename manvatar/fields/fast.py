@@ -19,7 +19,8 @@ from torch.nn import functional
 from manvatar.errors import UserError
 from manvatar.fields.grids import node_counts
 from manvatar.geometry import inverse_rigid, mean_pose, vector_from_rotation
-from manvatar.ops import blend, mlp, sample_warped
+from manvatar.ops import blend, sample_warped
+from manvatar.ops.mlp_backends import mlp_backend
 from manvatar.types import Box, FieldValues
 
 POSE_COUNT = 6  # components of a head pose that motion grids follow: rotation vector, translation
@@ -36,6 +37,7 @@ class FastFieldConfig:
     hidden: int = 64
     displacement_scale_m: float = 0.01  # displacement of a motion value of 1
     density_scale_per_m: float = 100.0
+    mlp_backend: str = "native"  # or torch, tinycudann: see manvatar.ops.mlp_backends
 
     def __post_init__(self) -> None:
         if len(self.canonical_voxels_m) != len(self.canonical_features) or not self.canonical_voxels_m:
@@ -46,6 +48,7 @@ class FastFieldConfig:
             raise UserError(f"hidden = {self.hidden} is not possible; give a multiple of 8 from 8 to 128")
         if self.ambient_features < 0 or min(self.canonical_features) < 1:
             raise UserError("ambient_features must be 0 or more and canonical_features 1 or more")
+        mlp_backend(self.mlp_backend)
 
 
 class FastField(nn.Module):
@@ -56,12 +59,15 @@ class FastField(nn.Module):
         motion_basis: (E, Z, Y, X, 3 + ambient) one motion grid per expression coefficient.
         pose_basis: (6, Z, Y, X, 3 + ambient) one motion grid per component of the head's pose.
         canonical: one (1, Z, Y, X, C) grid per level.
+
+    ``mlp_backend`` may be set to another name at any time; parameters are the same for all.
     """
 
     def __init__(self, config: FastFieldConfig, box: Box, expression_count: int) -> None:
         super().__init__()
         self.config = config
         self.box = box
+        self.mlp_backend = config.mlp_backend
         self.register_buffer("lower_m", box.lower_m.clone().float())
         self.register_buffer("extent_m", (box.upper_m - box.lower_m).float())
         motion_shape = (*node_counts(box, config.motion_voxel_m), 3 + config.ambient_features)
@@ -156,6 +162,7 @@ class FastFieldAtExpressions:
         density, color = field.density, field.color
         pose = pose.to(expression)
         self.field = field
+        self.mlp = mlp_backend(field.mlp_backend)
         self.motion = field.motion_grids(expression, pose)
         self.warp_scale = (field.config.displacement_scale_m / field.extent_m).tolist()
         self.hidden_weight = torch.cat([functional.pad(density.hidden.weight, (0, 3)), color.hidden.weight])
@@ -175,7 +182,7 @@ class FastFieldAtExpressions:
         inputs = sample_warped(
             self.motion, list(field.canonical), unit, frame, directions, self.warp_scale, in_place=True
         )
-        out = mlp(inputs, frame, self.hidden_weight, self.hidden_bias, self.out_weight, self.out_bias)
+        out = self.mlp(inputs, frame, self.hidden_weight, self.hidden_bias, self.out_weight, self.out_bias)
         density = functional.softplus(out[:, 0]) * field.config.density_scale_per_m
         return FieldValues(density, torch.sigmoid(out[:, 1:]))
 

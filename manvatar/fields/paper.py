@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from manvatar.errors import UserError
-from manvatar.ops import mlp, sample_grid
+from manvatar.ops import sample_grid
+from manvatar.ops.mlp_backends import mlp_backend
 from manvatar.types import Box, FieldValues
 
 Corner = tuple[float, ...]  # x, y, z
@@ -51,6 +52,7 @@ class PaperFieldConfig:
     origin: Corner = (0.0, 0.29, 0.13)  # of the head frame (the midpoint of the eye corners), in model units
     density_scale_per_m: float = 100.0  # density of a network output of 1
     exact_sampling: bool = True  # False: node positions as in the released code (align_corners=False)
+    mlp_backend: str = "native"  # or torch, tinycudann: see manvatar.ops.mlp_backends
 
     def __post_init__(self) -> None:
         sizes = (self.expressions, self.motion_features, self.canonical_features, self.levels)
@@ -73,6 +75,7 @@ class PaperFieldConfig:
             lower, upper = getattr(self, f"{part}_lower"), getattr(self, f"{part}_upper")
             if not all(low < high for low, high in zip(lower, upper, strict=True)):
                 raise UserError(f"{part}_upper must exceed {part}_lower along each axis")
+        mlp_backend(self.mlp_backend)
 
     def box(self, dtype: torch.dtype = torch.float32) -> Box:
         """The canonical box in the head frame."""
@@ -90,6 +93,8 @@ class PaperField(nn.Module):
         canonical: A, (C, Z, Y, X).
         displacement, density, color: the networks; their expression inputs come last.
 
+    ``mlp_backend`` may be set to another name at any time; parameters are the same for all.
+
     Args:
         box: not used: the paper's box is fixed, and :attr:`box` says which it is.
         expression_count: coefficients an expression has; those beyond ``config.expressions`` have no effect.
@@ -99,6 +104,7 @@ class PaperField(nn.Module):
         super().__init__()
         self.config = config
         self.box = config.box()
+        self.mlp_backend = config.mlp_backend
         self.expression_count = min(config.expressions, expression_count)
         motion, canonical = (config.motion_cells + 1,) * 3, (config.canonical_cells + 1,) * 3
         self.motion_mean = nn.Parameter(torch.zeros(config.motion_features, *motion))
@@ -151,6 +157,7 @@ class PaperFieldAtExpressions:
     def __init__(self, field: PaperField, expression: Float[Tensor, "batch expression"]) -> None:
         config = field.config
         self.field = field
+        self.mlp = mlp_backend(field.mlp_backend)
         self.displacement: Float[Tensor, "samples 3"] | None = None
         basis = field.motion_basis
         grids = torch.addmm(field.motion_mean.flatten(), expression, basis.flatten(1))
@@ -177,13 +184,13 @@ class PaperFieldAtExpressions:
         config = self.field.config
         points = points_m / config.unit_m + points_m.new_tensor(config.origin)
         motion = self._sampled(self.motion, points, config.motion_lower, config.motion_upper, frame)
-        self.displacement = mlp(embed(motion, config.octaves), frame, *self.displacement_network)
+        self.displacement = self.mlp(embed(motion, config.octaves), frame, *self.displacement_network)
         moved = points + config.displacement_scale * self.displacement
         features = self._sampled(self.canonical, moved, config.canonical_lower, config.canonical_upper, None)
         embedded = embed(features, config.octaves)
-        density = mlp(embedded, frame, *self.density_network)[:, 0]
+        density = self.mlp(embedded, frame, *self.density_network)[:, 0]
         seen = torch.cat([embedded, embed(directions, config.octaves)], -1)
-        color = mlp(seen, frame, *self.color_network)
+        color = self.mlp(seen, frame, *self.color_network)
         return FieldValues(functional.relu(density) * config.density_scale_per_m, torch.sigmoid(color))
 
     def _sampled(
