@@ -129,9 +129,11 @@ def from_cameras(cameras: Any, size_px: tuple[int, int] | None = None) -> tuple[
         size_px: (width, height) of the images; None = what the cameras say.
 
     Raises:
-        UserError: the cameras are defined by a matrix K, do not say how large their images are, or differ between
-            frames in more than their pose.
+        UserError: the cameras are of another kind, are defined by a matrix K, do not say how large their images are,
+            or differ between frames in more than their pose.
     """
+    if not (hasattr(cameras, "focal_length") and cameras.is_perspective()):
+        raise UserError(f"{type(cameras).__name__} of PyTorch3D cannot be converted; give PerspectiveCameras")
     if getattr(cameras, "K", None) is not None:
         raise UserError("these PyTorch3D cameras are defined by a matrix K; give focal_length and principal_point")
     frames = cameras.R.shape[0]
@@ -183,7 +185,8 @@ def rasterize(
 ) -> Rasterized:
     """What :func:`manvatar.ops.rasterize` returns, from PyTorch3D's ``MeshRasterizer``.
 
-    It does not round corners to fractions of a pixel, so pixels whose centres lie on an edge may see the neighbour.
+    It does not round corners to fractions of a pixel, so a pixel whose centre lies next to an edge may see the
+    neighbour; one whose centre lies exactly on it sees neither triangle.
 
     Args:
         vertices_m: float32, in the head frame.

@@ -78,7 +78,7 @@ class Cameras:
         self.focal_length, self.principal_point = focal.expand(len(poses), 2), center.expand(len(poses), 2)
         self.image_size = torch.tensor([camera.size_px[::-1]])
         self.K = None
-        self.in_ndc = lambda: in_ndc
+        self.in_ndc, self.is_perspective = lambda: in_ndc, lambda: True
         vars(self).update(other)
 
 
@@ -94,6 +94,8 @@ def test_cameras_and_back(in_ndc: bool) -> None:
 
 def test_cameras_we_cannot_take() -> None:
     camera, poses = some_camera((80, 48)), some_poses(3, torch.float32)
+    with pytest.raises(UserError, match="Cameras of PyTorch3D cannot be converted; give PerspectiveCameras"):
+        interop.from_cameras(Cameras(camera, poses, False, is_perspective=lambda: False))
     with pytest.raises(UserError, match="matrix K"):
         interop.from_cameras(Cameras(camera, poses, False, K=torch.eye(4)))
     with pytest.raises(UserError, match="no image_size; give size_px"):
