@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: install demo test test-slow lint clean
+.PHONY: install demo test test-slow bench gpu-check lint clean
 
 BIN := .venv/bin
 STAMP := .venv/.manvatar-installed
@@ -42,6 +42,13 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow
+
+bench: $(STAMP)
+	$(BIN)/python -m manvatar.benchmark --json-out out/benchmark.json
+
+# On a machine with a GPU: everything that others cannot check. Results in out/gpu-check/.
+gpu-check: $(STAMP)
+	PYTHON=$(BIN)/python tools/gpu_check.sh out/gpu-check
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
