@@ -59,9 +59,9 @@ class TrackerConfig:
 
     dense: bool = True
     """Refine poses and expressions by what the skin looks like, where the pictures are at hand."""
-    dense_points: int = 3000
+    dense_points: int = 6000
     """Points on the skin that are compared."""
-    dense_strength: float = 0.1
+    dense_strength: float = 0.05
     """What one of these points is worth, relative to an independent measurement."""
     dense_landmark_trust: float = 0.2
     """Weight of the landmark term beside the photometric one: a detector's errors repeat from frame to frame."""
