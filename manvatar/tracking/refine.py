@@ -59,15 +59,7 @@ def refined(fit: Fit, state: State, patches: Patches, skin: Skin, progress: Prog
 def _all_frames(fit: Fit, state: State, term: Photometric, rows: torch.Tensor) -> State:
     problem, config = fit.problem.select(rows), fit.config
     prior = motion_prior(problem.frame, fit.expression_names, fit.frame_rate_hz, config)
-    own = Photometric(
-        term.patches,
-        term.skin,
-        problem.frame,
-        term.strength,
-        term.look,
-        term.sd,
-        torch.zeros(len(rows), len(term.look)),
-    )
+    own = term.of_frames(problem.frame)
     for _ in range(config.dense_rounds):
         own = own.seen(state)
         alone = minimise(_terms(fit, problem, own), state, max_steps=config.dense_steps, tolerance=config.tolerance)
