@@ -1,6 +1,6 @@
 """Compare the ``paper`` field with AvatarMAV's released code, number by number.
 
-    python tools/parity_avatarmav.py FOLDER [--write] [--steps 300] [--only images|gradients|training|folder]
+    python tools/parity_avatarmav.py FOLDER [--write] [--steps 300] [--only images|gradients|training|steps|folder]
 
 FOLDER is a checkout of github.com/YuelangX/AvatarMAV, kept outside this repository; nothing of it is changed. Its one
 call of pytorch3d is given our own function; besides that it needs einops, and for ``folder`` torchvision and yacs.
@@ -14,6 +14,8 @@ import json
 import sys
 import tempfile
 import types
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,7 @@ from exporting import parity  # noqa: E402
 from manvatar.exporting.avatarmav import NAMES, write_folder  # noqa: E402
 from manvatar.fields import PaperFieldConfig  # noqa: E402
 from manvatar.geometry import rotation_from_vector  # noqa: E402
+from manvatar.training.optimizer import make_optimizer  # noqa: E402
 
 IMAGE_TOLERANCE, GRADIENT_TOLERANCE, LOSS_TOLERANCE = 1e-4, 1e-3, 1e-6
 
@@ -168,8 +171,12 @@ def their_losses(
     rays: int,
     steps: int,
     pace: float = 1.0,
+    after: Callable[[int, torch.nn.Module, torch.optim.Optimizer], None] | None = None,
 ) -> list[float]:
-    """Losses of their Trainer with the optimiser of their train.py, one frame after another; rates times ``pace``."""
+    """Losses of their Trainer with the optimiser of their train.py, one frame after another; rates times ``pace``.
+
+    ``after`` is called after each step with its number, their head and their optimiser.
+    """
     from lib.trainer.Trainer import Trainer
 
     torch.set_default_dtype(torch.float64)
@@ -203,6 +210,8 @@ def their_losses(
 
     def log(values: dict) -> None:
         found.append(float(values["loss_rgb"] + 1e-3 * values["data"]["offset"].norm(dim=1).mean()))
+        if after is not None:
+            after(len(found) - 1, values["headnerf"], values["optim"])
 
     groups = [
         {"params": [head.feature_volume, head.deform_bs_volume, head.deform_mean_volume], "lr": 1e-2 * pace},
@@ -234,6 +243,50 @@ def compare_training(steps: int, pace: float, resolution: int = 24, rays: int = 
         ours, theirs_again = (abs(curve[step] / their[step] - 1) for curve in (our, again))
         print(f"  step {step}: ours {ours:.1e}, theirs nudged {theirs_again:.1e}")
     return float(np.abs(our / their - 1).max())
+
+
+def compare_steps(steps: int, resolution: int = 24, rays: int = 288, together: int = 10) -> float:
+    """Largest relative difference of the loss over a run of theirs at their rates, of which ours keeps the company.
+
+    Ours starts from the same weights and takes every step with the same rays. After every ``together`` steps it takes
+    over their weights and the state of their optimiser, so that only what so many steps make of rounding is seen, not
+    what chaos makes of it over hundreds (:func:`compare_training`).
+    """
+    frames, tensors = [5, 6, 7], parity.start(parity.CONFIG, 5)
+    cases = [replace(parity.case(seed), scale=parity.case(5).scale) for seed in frames]
+    images = [parity.picture(resolution, seed) for seed in frames]
+    field = parity.field_for(parity.CONFIG, tensors, cases[0].scale)
+    optimizer = make_optimizer(field.parameter_groups(), parity.training_config())
+    our: list[float] = []
+
+    def follow(step: int, head: torch.nn.Module, their: torch.optim.Optimizer) -> None:
+        which = step % len(frames)
+        loss, _ = parity.loss_of(field, cases[which], images[which], resolution, rays, step, leak=1e-10)
+        loss.backward()
+        optimizer.step()
+        our.append(float(loss.detach()))
+        if (step + 1) % together == 0:
+            take_over(field, optimizer, head, their)
+
+    their = np.array(their_losses(parity.CONFIG, tensors, frames, resolution, rays, steps, after=follow))
+    difference = np.abs(np.array(our) / their - 1)
+    print(f"  {steps} steps at their rates, ours set on their weights every {together} steps")
+    print(f"  loss of the first frame from {their[0]:.4f} to {their[(steps - 1) // 3 * 3]:.4f}")
+    for first in range(0, steps, max(1, steps // 10)):
+        print(f"  steps from {first}: largest difference {difference[first : first + max(1, steps // 10)].max():.1e}")
+    return float(difference.max())
+
+
+@torch.no_grad()
+def take_over(
+    field: torch.nn.Module, optimizer: torch.optim.Optimizer, head: torch.nn.Module, their: torch.optim.Optimizer
+) -> None:
+    """Their weights and Adam's moments into ours."""
+    for name, our in NAMES.items():
+        mine, parameter = field.get_parameter(our), head.get_parameter(name)
+        mine.copy_(parameter.view_as(mine))
+        for moment in ("exp_avg", "exp_avg_sq"):
+            optimizer.state[mine][moment].copy_(their.state[parameter][moment].view_as(mine))
 
 
 def run_on_a_folder(folder: Path, steps: int = 30) -> bool:
@@ -304,7 +357,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--resolution", type=int, default=32)
-    parser.add_argument("--only", choices=["images", "gradients", "training", "folder", "none"])
+    parser.add_argument("--only", choices=["images", "gradients", "training", "steps", "folder", "none"])
     arguments = parser.parse_args()
     use(arguments.folder)
     checks = {
@@ -313,6 +366,7 @@ def main() -> int:
         "training": lambda: all(
             compare_training(steps, pace) < LOSS_TOLERANCE for steps, pace in ((30, 1.0), (arguments.steps, 0.01))
         ),
+        "steps": lambda: compare_steps(arguments.steps) < LOSS_TOLERANCE,
         "folder": lambda: run_on_a_folder(arguments.folder),
     }
     failed = []
