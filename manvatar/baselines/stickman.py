@@ -1,0 +1,93 @@
+"""Landmarks as pictures: coloured polylines on black, which the 2D models take beside an image.
+
+Two drawings are in use, and networks know only their own: ``bilayer`` and ``fewshot``. Both are 2 pixels wide without
+anti-aliasing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Drawing = Literal["bilayer", "fewshot"]
+KEYPOINTS = 68
+_WIDTH_PX = 2
+_WHITE, _RED, _GREEN, _BLUE = (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255)
+_MAGENTA, _CYAN, _YELLOW = (255, 0, 255), (0, 255, 255), (255, 255, 0)
+
+
+@dataclass(frozen=True)
+class _Line:
+    points: tuple[int, ...]
+    color: tuple[int, int, int]
+
+
+def _open(first: int, last: int, color: tuple[int, int, int]) -> _Line:
+    return _Line(tuple(range(first, last + 1)), color)
+
+
+def _closed(first: int, last: int, color: tuple[int, int, int]) -> _Line:
+    return _Line((*range(first, last + 1), first), color)
+
+
+_JAW, _RIGHT_BROW, _LEFT_BROW = _open(0, 16, _WHITE), _open(17, 21, _RED), _open(22, 26, _GREEN)
+_RIGHT_EYE, _LEFT_EYE = _closed(36, 41, _MAGENTA), _closed(42, 47, _CYAN)
+_OUTER_LIPS, _INNER_LIPS = _closed(48, 59, _YELLOW), _closed(60, 67, _YELLOW)
+_BRIDGE, _BRIDGE_TO_TIP, _NOSE_BASE = _open(27, 30, _BLUE), _Line((27, 28, 29, 30, 33), _BLUE), _open(31, 35, _BLUE)
+_LINES: dict[Drawing, tuple[_Line, ...]] = {
+    "bilayer": (
+        *(_JAW, _RIGHT_BROW, _LEFT_BROW, _BRIDGE_TO_TIP, _NOSE_BASE, _RIGHT_EYE, _LEFT_EYE, _OUTER_LIPS, _INNER_LIPS),
+    ),
+    "fewshot": (_JAW, _RIGHT_BROW, _LEFT_BROW, _BRIDGE, _NOSE_BASE, _RIGHT_EYE, _LEFT_EYE, _OUTER_LIPS),
+}
+_BACKGROUND: dict[Drawing, int] = {"bilayer": 1, "fewshot": 0}  # the bi-layer weights were trained on 1, not 0
+
+
+def draw_stickman(
+    keypoints: Float[Tensor, "images coordinates"], size_px: int = 256, drawing: Drawing = "bilayer"
+) -> Float[Tensor, "images 3 size size"]:
+    """Draw landmarks; not differentiable.
+
+    Args:
+        keypoints: x0, y0, ..., x67, y67 of the iBUG points, -1 and 1 on the borders of the image; may lie outside.
+        drawing: ``bilayer`` truncates coordinates to whole pixels, ``fewshot`` rounds them.
+
+    Returns:
+        RGB in [-1, 1], float32, on the device of ``keypoints``.
+    """
+    points = (keypoints.detach().reshape(len(keypoints), KEYPOINTS, 2).double().cpu().numpy() + 1) / 2 * size_px
+    points = np.trunc(points) if drawing == "bilayer" else np.rint(points)
+    drawn = torch.from_numpy(np.stack([_draw_one(each, size_px, drawing) for each in points]))
+    return drawn.permute(0, 3, 1, 2).to(keypoints.device).float() / 255 * 2 - 1
+
+
+def _draw_one(points: np.ndarray, size_px: int, drawing: Drawing) -> np.ndarray:
+    image = np.full((size_px, size_px, 3), _BACKGROUND[drawing], np.uint8)
+    for line in _LINES[drawing]:
+        for start, end in zip(line.points, line.points[1:], strict=False):
+            _draw_segment(image, points[start], points[end], line.color)
+    return image
+
+
+def _draw_segment(image: np.ndarray, start: np.ndarray, end: np.ndarray, color: tuple[int, int, int]) -> None:
+    """Colour the pixels no farther from the segment than half the width."""
+    if not (np.isfinite(start).all() and np.isfinite(end).all()):
+        return
+    reach = _WIDTH_PX / 2
+    size_px = len(image)
+    low = np.maximum(np.floor(np.minimum(start, end) - reach), 0).astype(int)
+    high = np.minimum(np.ceil(np.maximum(start, end) + reach), size_px - 1).astype(int)
+    if (low > high).any():
+        return
+    y, x = np.mgrid[low[1] : high[1] + 1, low[0] : high[0] + 1]
+    along = end - start
+    length_squared = float(along @ along)
+    t = ((x - start[0]) * along[0] + (y - start[1]) * along[1]) / (length_squared or 1.0)
+    t = np.clip(t, 0, 1)
+    squared = (x - start[0] - t * along[0]) ** 2 + (y - start[1] - t * along[1]) ** 2
+    image[low[1] : high[1] + 1, low[0] : high[0] + 1][squared <= reach**2] = color
