@@ -24,6 +24,7 @@ from manvatar.driving import write_novel
 from manvatar.errors import UserError
 from manvatar.exporting.avatarmav import folder_clip, folder_config, folder_track, read_folder
 from manvatar.face_models import load
+from manvatar.face_models.arkit import track_table
 from manvatar.fields import FastFieldConfig, PaperFieldConfig, make_field
 from manvatar.files import make_folder
 from manvatar.metrics import Report, RunFacts, write_report
@@ -259,6 +260,7 @@ class Reconstructor:
                 "mlp_backend": trainer.field.mlp_backend,
             },
             provenance=provenance(clip.path) if clip.path.is_file() else {"folder": clip.path.name},
+            arkit=track_table(load(self.face_model), track),
         )
         return Avatar(header, trainer.field, trainer.occupancy)
 

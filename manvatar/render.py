@@ -47,7 +47,7 @@ def render(
     Args:
         avatar: the avatar file (.mav).
         coefficients: .npz, .csv or .json with an array "expression" (frames, coefficients) or named coefficients, in
-            standard deviations; or a track (.safetensors).
+            standard deviations; or a track (.safetensors); or ARKit blendshapes, such as a CSV of Live Link Face.
         out: a video (.mp4, .mov, .mkv), a .png for a single frame, or a folder for PNG images.
         poses: head poses (.npz, .csv, .json): "cam_from_head" (frames, 4, 4), or "rotation_vector" with or without
             "translation_m", or "yaw_rad", "pitch_rad", "roll_rad"; or a track. Without it the head keeps its mean pose.
@@ -66,7 +66,7 @@ def render(
     color = parse_background(background)
     keep_freed_memory()
     loaded = Avatar.load(avatar, device)
-    driven = read_coefficients(coefficients, loaded.expression_names)
+    driven = read_coefficients(coefficients, loaded.expression_names, loaded.arkit)
     posed = None if poses is None else read_poses(poses, loaded.head_pose)
     expression, cam_from_head, rate_hz = _together(driven, posed, loaded.head_pose, frame_rate)
     lower, upper = loaded.expression_range

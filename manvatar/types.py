@@ -84,6 +84,15 @@ class LandmarkEmbedding:
 
 
 @dataclass(frozen=True)
+class ArkitMap:
+    """What Apple's 52 blendshapes at full activation are in coefficients; ``manvatar.face_models.arkit`` makes it."""
+
+    coefficients: Float[Tensor, "52 expression"]  # standard deviations
+    residual: Float[Tensor, "52"]  # share of the blendshape's displacement (rms) that they do not show; 1 = nothing
+    source: Literal["named", "fitted"]  # from names in the model's own file, or to the builtin head's modes
+
+
+@dataclass(frozen=True)
 class FaceModel:
     """A linear 3D morphable model: vertices = mean + identity @ identity_basis + expression @ expression_basis.
 
@@ -99,6 +108,7 @@ class FaceModel:
     embeddings: tuple[LandmarkEmbedding, ...]
     part_names: tuple[str, ...] = ("face",)  # e.g. face, neck, left_eyeball, right_eyeball, upper_teeth, ...
     vertex_part: Int[Tensor, "vertices"] | None = None  # index into part_names; None = all of part 0
+    arkit: ArkitMap | None = None  # where the model's own file names Apple's blendshapes
 
     def __post_init__(self) -> None:
         _require(
@@ -304,3 +314,4 @@ class AvatarHeader:
     training: dict = field(default_factory=dict)  # iterations, seconds, seed, device, held-out clip frames
     scores: dict = field(default_factory=dict)
     provenance: dict = field(default_factory=dict)  # source clip name and hash, date; "synthetic": True
+    arkit: tuple[tuple[float, ...], ...] = ()  # 52 rows of coefficients (``ArkitMap``); none = not known

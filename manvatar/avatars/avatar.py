@@ -16,6 +16,8 @@ from manvatar.avatars.files import Precision, read_avatar, write_avatar
 from manvatar.avatars.header import fitted_camera, header_box, header_camera
 from manvatar.config import from_table
 from manvatar.errors import UserError
+from manvatar.face_models.arkit import builtin_table
+from manvatar.face_models.builtin import ID as BUILTIN_ID
 from manvatar.fields import make_field
 from manvatar.rendering import MarchConfig, OccupancyGrid, march_tables, render_image
 from manvatar.types import AvatarHeader, Camera, Dataset, Rendering
@@ -104,6 +106,16 @@ class Avatar:
     def camera(self) -> Camera:
         """The default camera: that of the training images."""
         return header_camera(self.header)
+
+    @property
+    def arkit(self) -> Float[Tensor, "52 expression"] | None:
+        """Coefficients of each of Apple's 52 blendshapes at full activation (``manvatar.face_models.arkit``).
+
+        None where the avatar's face model is not the builtin head and the avatar file does not say.
+        """
+        if self.header.arkit:
+            return torch.tensor(self.header.arkit)
+        return builtin_table(self.expression_names) if self.header.face_model == BUILTIN_ID else None
 
     def with_scores(self, scores: dict) -> Avatar:
         """The same avatar, whose header says how good it is."""

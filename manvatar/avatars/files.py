@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from manvatar.errors import UserError
+from manvatar.face_models.arkit import ARKIT_NAMES
 from manvatar.files import replacing
 from manvatar.types import AvatarHeader
 
@@ -123,6 +124,8 @@ def _header(values: dict[str, Any]) -> AvatarHeader:
     count = len(header.expression_names)
     if not count == len(header.expression_lower) == len(header.expression_upper):
         raise ValueError("the expression range does not fit the expression names")
+    if header.arkit and [len(row) for row in header.arkit] != [count] * len(ARKIT_NAMES):
+        raise ValueError("the table of ARKit's blendshapes does not fit the expression names")
     if [len(row) for row in header.cam_from_head] != [4, 4, 4, 4]:
         raise ValueError("the default pose is not a 4x4 matrix")
     return header

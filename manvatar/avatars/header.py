@@ -7,6 +7,8 @@ import json
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 import manvatar
 from manvatar.avatars.files import FORMAT_VERSION
@@ -29,6 +31,7 @@ def make_header(
     training: dict[str, Any] | None = None,
     scores: dict[str, Any] | None = None,
     provenance: dict[str, Any] | None = None,
+    arkit: Float[Tensor, "52 expression"] | None = None,
 ) -> AvatarHeader:
     """The header of an avatar trained on ``dataset``.
 
@@ -40,6 +43,7 @@ def make_header(
         clip_first_frame: where the clip starts in its video file (``Clip.first_frame``).
         training: plain values (what JSON can hold), as are ``scores`` and ``provenance``. The frames of the video file
             that were held out and the mark that the avatar is synthetic are added here.
+        arkit: the coefficients of each of Apple's blendshapes at full activation, where they are known.
     """
     shown = dataset.expression[dataset.train]
     lower, upper = shown.amin(0), shown.amax(0)
@@ -66,6 +70,7 @@ def make_header(
         training=_plain({**(training or {}), "held_out_frames": held_out}),
         scores=_plain(scores or {}),
         provenance=_plain({**(provenance or {}), "synthetic": True}),
+        arkit=() if arkit is None else tuple(tuple(round(v, 4) for v in row) for row in arkit.tolist()),
     )
 
 

@@ -10,9 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from manvatar.driving.livelink import arkit_weights, timecode_s
 from manvatar.driving.tables import UNNAMED, read_table
 from manvatar.driving.timing import sampled_evenly, stated_times
 from manvatar.errors import UserError
+from manvatar.face_models.channels import EYE_CHANNELS
 from manvatar.tracking.files import load_track
 
 # Entries of a file that are no coefficients; head poses may stand in the same file.
@@ -28,13 +30,21 @@ class Coefficients:
     frame_rate_hz: float | None  # None = the file does not say
 
 
-def read_coefficients(path: str | Path, expression_names: tuple[str, ...]) -> Coefficients:
+def read_coefficients(
+    path: str | Path, expression_names: tuple[str, ...], arkit: Float[Tensor, "52 expression"] | None = None
+) -> Coefficients:
     """Expression coefficients, in standard deviations of the avatar's face model.
 
     The file (see :mod:`manvatar.driving.tables`) holds either an array ``expression`` of shape (frames, coefficients)
     or (coefficients,), in the avatar's order or in that of an entry ``names``, or coefficients under their names; those
     it does not name are 0. Unnamed numbers are an ``expression``. ``frame_rate_hz`` or ``time_s`` (seconds, rising)
     may say when the frames are. A track (.safetensors) is read too.
+
+    Activations of Apple's 52 blendshapes, from the Live Link Face app or elsewhere (see
+    :mod:`manvatar.driving.livelink`), are turned into coefficients.
+
+    Args:
+        arkit: the coefficients of each blendshape at full activation; None = this avatar's are not known.
 
     Raises:
         UserError: a file that cannot be read, a name the avatar does not have, or shapes that do not fit.
@@ -43,13 +53,43 @@ def read_coefficients(path: str | Path, expression_names: tuple[str, ...]) -> Co
     if source.suffix.lower() == ".safetensors":
         track = load_track(source)
         columns = dict(zip(track.expression_names, track.expression.double().numpy().T, strict=True))
+        for name in set(EYE_CHANNELS) - set(expression_names):  # an avatar without them blinks with what it has
+            columns.pop(name, None)
         return Coefficients(_ordered(columns, expression_names, source), track.frame_rate_hz)
     table = read_table(source)
+    weights = arkit_weights(table, expression_names)
+    if weights is not None:
+        return _from_arkit(weights, table, arkit, source)
     matrix = table.get("expression", table.get(UNNAMED))
     columns = _named(table, source) if matrix is None else _from_matrix(matrix, table, expression_names, source)
     expression = _ordered(columns, expression_names, source)
     times_s, rate = stated_times(table, len(expression), source)
     if times_s is not None:
+        expression, rate = sampled_evenly(expression, times_s)
+    return Coefficients(expression, rate)
+
+
+def _from_arkit(
+    weights: Float[Tensor, "frames 52"],
+    table: dict[str, np.ndarray],
+    arkit: Float[Tensor, "52 expression"] | None,
+    source: Path,
+) -> Coefficients:
+    if arkit is None:
+        raise UserError(
+            f"{source} holds ARKit blendshapes, but this avatar does not say what they are in its coefficients; "
+            "make the avatar again with this version, or give coefficients of its own"
+        )
+    if len(weights) == 0:
+        raise UserError(f"{source} has no frames; give at least one")
+    expression = weights @ arkit
+    stamped = timecode_s(table)
+    if stamped is None:
+        times_s, rate = stated_times(table, len(expression), source)
+    else:
+        rising = np.concatenate([[True], stamped[1:] > np.maximum.accumulate(stamped)[:-1]])  # a time once only
+        expression, times_s, rate = expression[torch.from_numpy(rising)], torch.from_numpy(stamped[rising]), None
+    if times_s is not None and len(expression) > 1:
         expression, rate = sampled_evenly(expression, times_s)
     return Coefficients(expression, rate)
 

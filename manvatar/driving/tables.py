@@ -3,7 +3,7 @@
 =======  ==============================================================================================
 .npz     every array under its name; nothing pickled is read
 .csv     a first line of names, then a line of numbers for each frame; or numbers alone. Columns ``a_x``,
-         ``a_y``, ``a_z`` become one array ``a`` of three columns
+         ``a_y``, ``a_z`` become one array ``a`` of three columns; a column ``Timecode`` is text
 .json    an object of numbers and lists, or a list with one object for each frame (a name that a frame
          leaves out is 0 there), or a list of lists of numbers
 =======  ==============================================================================================
@@ -21,6 +21,7 @@ import numpy as np
 
 from manvatar.errors import UserError
 
+TEXT_COLUMNS = ("timecode",)
 UNNAMED = ""  # the key of numbers that came without names
 
 
@@ -69,21 +70,29 @@ def _read_csv(source: Path) -> dict[str, np.ndarray]:
     rows = lines[1:] if named else lines
     if not rows:
         raise ValueError("it has a line of names and no numbers")
-    values = np.array([_csv_row(row, len(names), number) for number, row in enumerate(rows, 2 if named else 1)])
+    first_line = 2 if named else 1
+    for line, row in enumerate(rows, first_line):
+        if len(row) != len(names):
+            raise ValueError(f"line {line} has {len(row)} values instead of {len(names)}")
+    columns = [
+        _csv_column(cells, first_line, named and name.lower() in TEXT_COLUMNS)
+        for name, cells in zip(names, zip(*rows, strict=True), strict=True)
+    ]
     if not named:
-        return {UNNAMED: values}
+        return {UNNAMED: np.stack(columns, 1)}
     if len(set(names)) < len(names):
         raise ValueError("two columns have the same name")
-    return _joined_axes({name: values[:, column] for column, name in enumerate(names)})
+    return _joined_axes(dict(zip(names, columns, strict=True)))
 
 
-def _csv_row(row: list[str], count: int, line: int) -> list[float]:
-    if len(row) != count:
-        raise ValueError(f"line {line} has {len(row)} values instead of {count}")
-    values = [_number(cell) for cell in row]
+def _csv_column(cells: tuple[str, ...], first_line: int, text: bool) -> np.ndarray:
+    if text:
+        return np.array([cell.strip() for cell in cells])
+    values = [_number(cell) for cell in cells]
     if None in values:
-        raise ValueError(f"line {line} has {row[values.index(None)].strip()!r} where a number should be")
-    return values
+        line = values.index(None)
+        raise ValueError(f"line {first_line + line} has {cells[line].strip()!r} where a number should be")
+    return np.array(values)
 
 
 def _number(cell: str) -> float | None:
@@ -99,7 +108,7 @@ def _joined_axes(table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     for name in table:
         stem = name.removesuffix("_x")
         parts = [f"{stem}_{axis}" for axis in "xyz"]
-        if stem != name and all(part in table for part in parts):
+        if stem != name and all(part in table and table[part].dtype.kind == "f" for part in parts):
             joined[stem] = np.stack([joined.pop(part) for part in parts], -1)
     return joined
 

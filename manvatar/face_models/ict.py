@@ -9,7 +9,8 @@ and the rest of the eyes being left as points.
 
 ICT's centimetres become metres. Its axes (x to the subject's left, y up, z out of the face) are those of the head
 frame. Identity modes are already in standard deviations. The expressions are ARKit blendshapes with activations in
-[0, 1]; they become 32 modes ``ict_pca_00`` ... by :func:`activation_modes`.
+[0, 1]; they become 32 modes ``ict_pca_00`` ... by :func:`activation_modes`, and :func:`named_map` says what a
+blendshape is in these.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ import numpy as np
 import torch
 
 from manvatar.errors import UserError
+from manvatar.face_models.arkit import ARKIT_NAMES
 from manvatar.face_models.surface import triangulate
-from manvatar.types import FaceModel, LandmarkEmbedding
+from manvatar.types import ArkitMap, FaceModel, LandmarkEmbedding
 
 VERTEX_COUNT = 26719
 MODE_COUNT = 32
@@ -139,6 +141,33 @@ def activation_modes(
 
     Returns: (count, V, 3), strongest first, in the unit of ``blendshapes``.
     """
+    weights = _mode_weights(blendshapes, names, measured, count)
+    return np.einsum("ke,evc->kvc", weights, blendshapes, optimize=True)
+
+
+def named_map(blendshapes: np.ndarray, names: tuple[str, ...], modes: np.ndarray, measured: np.ndarray) -> ArkitMap:
+    """The coefficients of ``modes`` (M, V, 3) that show each of Apple's blendshapes best, by least squares.
+
+    Blendshapes that ICT splits into sides (``browInnerUp_L``) and Apple does not are both sides together. ICT has no
+    ``tongueOut``; its ``eyeLook...`` move the lids and not the eyeballs.
+    """
+    index = {re.sub("_R$", "Right", re.sub("_L$", "Left", name)): i for i, name in enumerate(names)}
+    chosen = np.zeros((len(ARKIT_NAMES), len(names)))
+    for row, name in enumerate(ARKIT_NAMES):
+        for own in (name, f"{name}Left", f"{name}Right"):
+            if own in index:
+                chosen[row, index[own]] = 1
+    shapes = chosen @ blendshapes[:, measured].reshape(len(names), -1).astype(np.float64)
+    basis = modes[:, measured].reshape(len(modes), -1).astype(np.float64)
+    coefficients = np.linalg.solve(basis @ basis.T, basis @ shapes.T).T
+    size = np.linalg.norm(shapes, axis=1)
+    left = np.linalg.norm(shapes - coefficients @ basis, axis=1)
+    residual = np.divide(left, size, out=np.ones_like(size), where=size > 0)
+    return ArkitMap(torch.from_numpy(coefficients).float(), torch.from_numpy(residual).float(), "named")
+
+
+def _mode_weights(blendshapes: np.ndarray, names: tuple[str, ...], measured: np.ndarray, count: int) -> np.ndarray:
+    """What each mode is in blendshapes: (count, E)."""
     rms = np.array([_activation_rms(name) for name in names])
     moments = np.diag(rms**2)
     index = {name: i for i, name in enumerate(names)}
@@ -155,8 +184,7 @@ def activation_modes(
     weights = (root @ chosen).T
     # The blendshape that moves most in a mode is activated, not undone, by a positive coefficient.
     leading = np.abs(weights * np.linalg.norm(sampled, axis=1)).argmax(1)
-    weights *= np.sign(weights[np.arange(len(weights)), leading])[:, None]
-    return np.einsum("ke,evc->kvc", weights, blendshapes, optimize=True)
+    return weights * np.sign(weights[np.arange(len(weights)), leading])[:, None]
 
 
 def _activation_rms(name: str) -> float:
@@ -180,6 +208,7 @@ def _face_model(shapes: _Shapes) -> FaceModel:
         embeddings=(vertex_embedding(triangles, torch.from_numpy(shapes.landmarks)),),
         part_names=tuple(name for name, _ in PARTS),
         vertex_part=torch.from_numpy(part.astype(np.int64)),
+        arkit=named_map(shapes.expression, shapes.names, modes, shapes.fitting),
     )
 
 
