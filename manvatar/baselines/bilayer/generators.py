@@ -75,8 +75,8 @@ class KeypointEmbedder(nn.Module):
 
     def _harmonics(self, keypoints: Float[Tensor, "images coordinates"]) -> Float[Tensor, "images terms"]:
         scales = math.pi * 2.0 ** torch.arange(self.octaves, dtype=keypoints.dtype, device=keypoints.device)
-        angles = keypoints[:, :, None] * scales
-        return torch.cat([angles.sin(), angles.cos()], dim=2).flatten(1)
+        angles = (keypoints[:, :, None] * scales).flatten(1)
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 class _AdaptiveGenerator(nn.Module):

@@ -178,9 +178,9 @@ def test_harmonics_are_sines_then_cosines() -> None:
     embedder = KeypointEmbedder(features=8, octaves=4)
     assert embedder.layers[0].in_features == 1088
     keypoints = torch.rand(2, 136)
-    terms = embedder._harmonics(keypoints).reshape(2, 136, 8)
-    torch.testing.assert_close(terms[:, 5, 2], (4 * torch.pi * keypoints[:, 5]).sin(), atol=1e-5, rtol=0)
-    torch.testing.assert_close(terms[:, 5, 7], (8 * torch.pi * keypoints[:, 5]).cos(), atol=1e-5, rtol=0)
+    terms = embedder._harmonics(keypoints).reshape(2, 2, 136, 4)
+    torch.testing.assert_close(terms[:, 0, 5, 2], (4 * torch.pi * keypoints[:, 5]).sin(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(terms[:, 1, 5, 3], (8 * torch.pi * keypoints[:, 5]).cos(), atol=1e-5, rtol=0)
 
 
 def test_standing_statistics_are_the_mean_over_batches() -> None:
