@@ -31,14 +31,14 @@ STABLE_TORCH_LIBRARY(manvatar, library) {
   library.def(
       "sample_warped_backward(Tensor grad, Tensor motion, Tensor[] levels, Tensor unit_points, Tensor frame, Tensor warped,"
       " float[] scale, Tensor(a!)[] grad_levels, bool for_motion, bool for_points) -> (Tensor, Tensor)");
-  // Two-layer MLP whose hidden bias is chosen by frame -> (samples, outputs).
+  // Two-layer MLP whose hidden bias is chosen by frame, of inputs and their sines and cosines -> (samples, outputs).
   library.def(
-      "mlp(Tensor inputs, Tensor frame, Tensor hidden_weight, Tensor hidden_bias, Tensor out_weight, Tensor out_bias)"
-      " -> Tensor");
+      "mlp(Tensor inputs, Tensor frame, Tensor hidden_weight, Tensor hidden_bias, Tensor out_weight, Tensor out_bias,"
+      " int octaves=0) -> Tensor");
   // -> gradients of (inputs, hidden_weight, hidden_bias, out_weight, out_bias).
   library.def(
-      "mlp_backward(Tensor grad, Tensor inputs, Tensor frame, Tensor hidden_weight, Tensor hidden_bias, Tensor out_weight)"
-      " -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "mlp_backward(Tensor grad, Tensor inputs, Tensor frame, Tensor hidden_weight, Tensor hidden_bias, Tensor out_weight,"
+      " int octaves=0) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   // One step of Adam in place; `grad` is zero afterwards.
   library.def(
       "sparse_adam_(Tensor(a!) parameter, Tensor(b!) grad, Tensor(c!) exp_avg, Tensor(d!) exp_avg_sq, float rate,"

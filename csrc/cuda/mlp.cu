@@ -24,7 +24,7 @@ struct Network {
   const T *inputs, *hidden_weight, *hidden_bias, *out_weight, *out_bias;
   const int64_t* frame;
   int64_t samples;
-  int in, hidden, out;
+  int given, in, hidden, out;
   int64_t frames;
 
   Network(const MlpInputs& arguments, const T* bias)
@@ -35,6 +35,7 @@ struct Network {
         out_bias(bias),
         frame(arguments.frame.const_data_ptr<int64_t>()),
         samples(arguments.samples),
+        given(static_cast<int>(arguments.given)),
         in(static_cast<int>(arguments.in)),
         hidden(static_cast<int>(arguments.hidden)),
         out(static_cast<int>(arguments.out)),
@@ -56,12 +57,27 @@ __device__ T* shared_memory() {
   return reinterpret_cast<T*>(bytes);
 }
 
+__device__ inline float sine(float x) { return sinf(x); }
+__device__ inline double sine(double x) { return sin(x); }
+__device__ inline float cosine(float x) { return cosf(x); }
+__device__ inline double cosine(double x) { return cos(x); }
+
+// Column `k` of what the hidden layer sees of a sample.
+template <class T>
+__device__ T seen(const Network<T>& net, int64_t sample, int k) {
+  const T value = net.inputs[sample * net.given + k % net.given];
+  const int section = k / net.given;
+  if (section == 0) return value;
+  const T scaled = value * T(embedding_factor(section));
+  return embedding_is_sine(section) ? sine(scaled) : cosine(scaled);
+}
+
 // x (in, kTile) and activated (hidden, kTile) of the samples begin..begin+count-1; the rest of the tile repeats the last.
 template <class T>
 __device__ void hidden_layer(const Network<T>& net, int64_t begin, int count, T* x, T* activated) {
   for (int i = threadIdx.x; i < kTile * net.in; i += kThreads) {
     const int s = i / net.in, k = i % net.in;
-    x[k * kStride + s] = net.inputs[(begin + min(s, count - 1)) * net.in + k];
+    x[k * kStride + s] = seen(net, begin + min(s, count - 1), k);
   }
   __syncthreads();
   for (int h = threadIdx.x; h < net.hidden; h += kThreads) {
@@ -150,12 +166,18 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(
       for (int s = 0; s < kTile; ++s) sum += d[s] * input[s];
       sums[i] += sum;
     }
-    for (int i = threadIdx.x; i < count * net.in; i += kThreads) {
-      const int s = i / net.in, k = i % net.in;
-      T sum = 0;
-      for (int h = 0; h < net.hidden; ++h)
-        sum += to_hidden[h * kStride + s] * net.hidden_weight[static_cast<int64_t>(h) * net.in + k];
-      grad_inputs[begin * net.in + i] = sum;
+    for (int i = threadIdx.x; i < count * net.given; i += kThreads) {
+      const int s = i / net.given, k = i % net.given;
+      T total = 0;
+      for (int section = 0; section * net.given < net.in; ++section) {
+        const int column = section * net.given + k;
+        T sum = 0;
+        for (int h = 0; h < net.hidden; ++h)
+          sum += to_hidden[h * kStride + s] * net.hidden_weight[static_cast<int64_t>(h) * net.in + column];
+        const int partner = column + (embedding_is_sine(section) ? net.given : -net.given);
+        total += section == 0 ? sum : sum * embedding_slope(section, x[partner * kStride + s]);
+      }
+      grad_inputs[begin * net.given + i] = total;
     }
     __syncthreads();  // before the tile is overwritten
   }
@@ -197,9 +219,11 @@ int block_count(const char* op, int64_t samples) {
   return static_cast<int>(std::min<int64_t>(tiles, 4 * attribute(op, cudaDevAttrMultiProcessorCount)));
 }
 
-Tensor mlp(Tensor inputs, Tensor frame, Tensor hidden_weight, Tensor hidden_bias, Tensor out_weight, Tensor out_bias) {
+Tensor mlp(
+    Tensor inputs, Tensor frame, Tensor hidden_weight, Tensor hidden_bias, Tensor out_weight, Tensor out_bias,
+    int64_t octaves) {
   const char* op = "mlp";
-  const MlpInputs in = check_mlp(op, inputs, frame, hidden_weight, hidden_bias, out_weight);
+  const MlpInputs in = check_mlp(op, inputs, frame, hidden_weight, hidden_bias, out_weight, octaves);
   check_like(op, "out_bias", out_bias, "inputs", inputs);
   check_shape(op, "out_bias", out_bias, {in.out});
   const OnDevice device(in.inputs);
@@ -217,15 +241,16 @@ Tensor mlp(Tensor inputs, Tensor frame, Tensor hidden_weight, Tensor hidden_bias
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mlp_backward(
-    Tensor grad, Tensor inputs, Tensor frame, Tensor hidden_weight, Tensor hidden_bias, Tensor out_weight) {
+    Tensor grad, Tensor inputs, Tensor frame, Tensor hidden_weight, Tensor hidden_bias, Tensor out_weight,
+    int64_t octaves) {
   const char* op = "mlp_backward";
-  const MlpInputs in = check_mlp(op, inputs, frame, hidden_weight, hidden_bias, out_weight);
+  const MlpInputs in = check_mlp(op, inputs, frame, hidden_weight, hidden_bias, out_weight, octaves);
   check_like(op, "grad", grad, "inputs", inputs);
   check_shape(op, "grad", grad, {in.samples, in.out});
   const OnDevice device(in.inputs);
   const cudaStream_t stream = device.stream();
   const Tensor upstream = dense(grad);
-  Tensor grad_inputs = empty_of(in.inputs, {in.samples, in.in}), grad_weight = empty_of(in.inputs, {in.hidden, in.in});
+  Tensor grad_inputs = empty_of(in.inputs, {in.samples, in.given}), grad_weight = empty_of(in.inputs, {in.hidden, in.in});
   Tensor grad_bias = empty_of(in.inputs, {in.frames, in.hidden}), grad_out = empty_of(in.inputs, {in.out, in.hidden});
   Tensor grad_out_bias = empty_of(in.inputs, {in.out});
   dispatch_floating(in.inputs, [&]<class T>() {

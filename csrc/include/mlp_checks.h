@@ -7,15 +7,16 @@ namespace manvatar {
 
 struct MlpInputs {
   Tensor inputs, frame, hidden_weight, hidden_bias, out_weight;  // contiguous
-  int64_t samples, in, hidden, out, frames;
+  int64_t samples, given, in, hidden, out, frames;  // given: columns of inputs; in: of what the hidden layer sees
 };
 
 inline MlpInputs check_mlp(
     const char* op, const Tensor& inputs, const Tensor& frame, const Tensor& hidden_weight, const Tensor& hidden_bias,
-    const Tensor& out_weight) {
+    const Tensor& out_weight, int64_t octaves) {
   check_floating(op, "inputs", inputs);
   check_shape(op, "inputs", inputs, {-1, -1});
-  const int64_t samples = inputs.size(0), in = inputs.size(1);
+  if (octaves < 0 || octaves > 16) fail(op, "(): expected octaves to be 0 to 16, got ", octaves);
+  const int64_t samples = inputs.size(0), given = inputs.size(1), in = given * (1 + 2 * octaves);
   check_same_device(op, "frame", frame, inputs);
   check_int64(op, "frame", frame);
   check_shape(op, "frame", frame, {samples});
@@ -28,7 +29,7 @@ inline MlpInputs check_mlp(
   check_like(op, "out_weight", out_weight, "inputs", inputs);
   check_shape(op, "out_weight", out_weight, {-1, hidden});
   return {dense(inputs), dense(frame), dense(hidden_weight), dense(hidden_bias), dense(out_weight),
-          samples, in, hidden, out_weight.size(0), hidden_bias.size(0)};
+          samples, given, in, hidden, out_weight.size(0), hidden_bias.size(0)};
 }
 
 }  // namespace manvatar

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from manvatar.errors import UserError
-from manvatar.ops import sample_grid
+from manvatar.ops import embed, sample_grid
 from manvatar.ops.mlp_backends import mlp_backend
 from manvatar.types import Box, FieldValues
 
@@ -116,6 +116,7 @@ class PaperField(nn.Module):
         self.displacement = TwoLayers(motion_inputs, config.hidden, 3)
         self.density = TwoLayers(features + self.expression_count, config.hidden, 1)
         self.color = TwoLayers(features + 3 * terms + self.expression_count, config.hidden, 3)
+        self.register_buffer("color_columns", together(features // terms, 3, terms), persistent=False)
         self._start_visible()
 
     @torch.no_grad()
@@ -166,7 +167,8 @@ class PaperFieldAtExpressions:
         scaled = expression / _EXPRESSION_DIVISOR
         self.displacement_network = field.displacement.at(expression[:, :0])
         self.density_network = field.density.at(scaled)
-        self.color_network = field.color.at(scaled)
+        weight, *others = field.color.at(scaled)
+        self.color_network = (weight[:, field.color_columns], *others)
 
     def __call__(
         self,
@@ -184,13 +186,11 @@ class PaperFieldAtExpressions:
         config = self.field.config
         points = points_m / config.unit_m + points_m.new_tensor(config.origin)
         motion = self._sampled(self.motion, points, config.motion_lower, config.motion_upper, frame)
-        self.displacement = self.mlp(embed(motion, config.octaves), frame, *self.displacement_network)
+        self.displacement = self.mlp(motion, frame, *self.displacement_network, config.octaves)
         moved = points + config.displacement_scale * self.displacement
         features = self._sampled(self.canonical, moved, config.canonical_lower, config.canonical_upper, None)
-        embedded = embed(features, config.octaves)
-        density = self.mlp(embedded, frame, *self.density_network)[:, 0]
-        seen = torch.cat([embedded, embed(directions, config.octaves)], -1)
-        color = self.mlp(seen, frame, *self.color_network)
+        density = self.mlp(features, frame, *self.density_network, config.octaves)[:, 0]
+        color = self.mlp(torch.cat([features, directions], -1), frame, *self.color_network, config.octaves)
         return FieldValues(functional.relu(density) * config.density_scale_per_m, torch.sigmoid(color))
 
     def _sampled(
@@ -222,13 +222,11 @@ class TwoLayers(nn.Module):
         return weight[:, :own].contiguous(), bias, self.out.weight, self.out.bias
 
 
-def embed(values: Float[Tensor, "samples channels"], octaves: int) -> Float[Tensor, "samples terms"]:
-    """The values, then sine and cosine of the values times 1, 2, 4, ... (Mildenhall et al. 2020, section 5.1)."""
-    terms = [values]
-    for octave in range(octaves):
-        scaled = values * 2.0**octave
-        terms += [scaled.sin(), scaled.cos()]
-    return torch.cat(terms, -1)
+def together(first: int, second: int, terms: int) -> Int[Tensor, "columns"]:
+    """Where the terms of values embedded together stand if ``first`` and ``second`` of them are embedded apart."""
+    apart = torch.arange((first + second) * terms)
+    a, b = apart[: first * terms].view(terms, first), apart[first * terms :].view(terms, second)
+    return torch.cat([a, b], 1).flatten()
 
 
 def pyramid(grids: Float[Tensor, "batch channels z y x"], levels: int) -> list[Tensor]:

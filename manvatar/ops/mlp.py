@@ -3,7 +3,8 @@
     out = W2 leaky_relu(W1 x + b1[frame]) + b2        slope 0.01 below zero
 
 The expression enters as ``b1[frame] = b + W_e e``: it is the same for all samples of a frame, so its product is taken
-once a frame instead of once a sample.
+once a frame instead of once a sample. With ``octaves`` the network sees sines and cosines of its inputs, too
+(:func:`embed`), which are made where they are used: of the paper's networks that is most of the memory traffic.
 """
 
 from __future__ import annotations
@@ -21,18 +22,21 @@ _BUILT = has_op("mlp")
 def mlp(
     inputs: Float[Tensor, "samples in"],
     frame: Int64[Tensor, "samples"],
-    hidden_weight: Float[Tensor, "hidden in"],
+    hidden_weight: Float[Tensor, "hidden terms"],
     hidden_bias: Float[Tensor, "frames hidden"],
     out_weight: Float[Tensor, "out hidden"],
     out_bias: Float[Tensor, "out"],
+    octaves: int = 0,
 ) -> Float[Tensor, "samples out"]:
     """Two layers, fused: the hidden layer is never stored, and is computed again for the gradient.
 
     Args:
-        inputs: at most 256 features; float32 or float64, as is everything but ``frame``.
+        inputs: float32 or float64, as is everything but ``frame``.
         frame: row of ``hidden_bias`` for each sample. Runs of equal frames are fast, frequent changes are slow.
-        hidden_weight: a multiple of 16 hidden units, at most 256.
+        hidden_weight: a multiple of 16 hidden units, at most 256; a column for each input, or for each term of the
+            embedded inputs, at most 256.
         out_weight: at most 16 outputs.
+        octaves: of :func:`embed`, 0 to 16.
 
     Differentiable in all arguments but ``frame``, once; deterministic for a fixed number of threads.
 
@@ -41,42 +45,65 @@ def mlp(
         UserError: the native library is not built.
     """
     require("mlp", _BUILT, inputs)
-    return torch.ops.manvatar.mlp(inputs, frame, hidden_weight, hidden_bias, out_weight, out_bias)
+    return torch.ops.manvatar.mlp(inputs, frame, hidden_weight, hidden_bias, out_weight, out_bias, octaves)
 
 
 def mlp_reference(
     inputs: Float[Tensor, "samples in"],
     frame: Int64[Tensor, "samples"],
-    hidden_weight: Float[Tensor, "hidden in"],
+    hidden_weight: Float[Tensor, "hidden terms"],
     hidden_bias: Float[Tensor, "frames hidden"],
     out_weight: Float[Tensor, "out hidden"],
     out_bias: Float[Tensor, "out"],
+    octaves: int = 0,
 ) -> Float[Tensor, "samples out"]:
     """:func:`mlp` in plain PyTorch: any float dtype and device, any number of derivatives."""
-    hidden = functional.leaky_relu(inputs @ hidden_weight.T + hidden_bias[frame], 0.01)
+    hidden = functional.leaky_relu(embed(inputs, octaves) @ hidden_weight.T + hidden_bias[frame], 0.01)
     return hidden @ out_weight.T + out_bias
 
 
+def embed(values: Float[Tensor, "samples channels"], octaves: int) -> Float[Tensor, "samples terms"]:
+    """The values, then sine and cosine of the values times 1, 2, 4, ... (Mildenhall et al. 2020, section 5.1)."""
+    terms = [values]
+    for octave in range(octaves):
+        scaled = values * 2.0**octave
+        terms += [scaled.sin(), scaled.cos()]
+    return torch.cat(terms, -1)
+
+
 def _fake(
-    inputs: Tensor, frame: Tensor, hidden_weight: Tensor, hidden_bias: Tensor, out_weight: Tensor, out_bias: Tensor
+    inputs: Tensor,
+    frame: Tensor,
+    hidden_weight: Tensor,
+    hidden_bias: Tensor,
+    out_weight: Tensor,
+    out_bias: Tensor,
+    octaves: int = 0,
 ) -> Tensor:
     return inputs.new_empty(inputs.shape[0], out_weight.shape[0])
 
 
 def _fake_backward(
-    grad: Tensor, inputs: Tensor, frame: Tensor, hidden_weight: Tensor, hidden_bias: Tensor, out_weight: Tensor
+    grad: Tensor,
+    inputs: Tensor,
+    frame: Tensor,
+    hidden_weight: Tensor,
+    hidden_bias: Tensor,
+    out_weight: Tensor,
+    octaves: int = 0,
 ) -> tuple[Tensor, ...]:
     shapes = (inputs.shape, hidden_weight.shape, hidden_bias.shape, out_weight.shape, (out_weight.shape[0],))
     return tuple(inputs.new_empty(shape) for shape in shapes)
 
 
-def _keep(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def _keep(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:5])
+    ctx.octaves = inputs[6] if len(inputs) > 6 else 0
 
 
 def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-    to_inputs, *to_parameters = torch.ops.manvatar.mlp_backward(grad, *ctx.saved_tensors)
-    results = (to_inputs, None, *to_parameters)
+    to_inputs, *to_parameters = torch.ops.manvatar.mlp_backward(grad, *ctx.saved_tensors, ctx.octaves)
+    results = (to_inputs, None, *to_parameters, None)[: len(ctx.needs_input_grad)]
     return tuple(value if needed else None for value, needed in zip(results, ctx.needs_input_grad, strict=True))
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from manvatar.errors import UserError
-from manvatar.ops.mlp import mlp, mlp_reference
+from manvatar.ops.mlp import embed, mlp, mlp_reference
 
 _ALIGNMENT = 16  # tiny-cuda-nn widens inputs with ones, and outputs, to multiples of it; here they are so already
 _FUSED_WIDTHS = (16, 32, 64, 128)  # hidden units for which it has its fastest kernel
@@ -51,6 +51,7 @@ def mlp_tinycudann(
     hidden_bias: Float[Tensor, "frames hidden"],
     out_weight: Float[Tensor, "out hidden"],
     out_bias: Float[Tensor, "out"],
+    octaves: int = 0,
 ) -> Float[Tensor, "samples out"]:
     """:func:`manvatar.ops.mlp` by tiny-cuda-nn, in half precision; a multiple of 16 hidden units.
 
@@ -61,6 +62,7 @@ def mlp_tinycudann(
         UserError: see :func:`require_tinycudann`.
     """
     require_tinycudann(inputs.device)
+    inputs = embed(inputs, octaves)
     arguments = (inputs, frame, hidden_weight, hidden_bias, out_weight, out_bias)
     if len(inputs) == 0:
         return mlp_reference(*arguments)

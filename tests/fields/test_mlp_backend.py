@@ -78,7 +78,7 @@ def test_the_backend_is_what_computes(name: str, monkeypatch: pytest.MonkeyPatch
     of_a_field(name, "native")
     assert not used
     of_a_field(name, "torch")
-    assert used and set(used) == {6}
+    assert used and set(used) <= {6, 7}  # with octaves or without
 
 
 def test_a_trained_field_changes_its_backend() -> None:

@@ -23,22 +23,27 @@ class Case:
     hidden_bias: Tensor
     out_weight: Tensor
     out_bias: Tensor
+    octaves: int = 0
 
     def arguments(self) -> tuple[Tensor, ...]:
-        return tuple(getattr(self, field.name) for field in fields(self))
+        return tuple(getattr(self, field.name) for field in fields(self))[:6]
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Case:
-        return Case(*(x.to(device=device, dtype=dtype if x.is_floating_point() else None) for x in self.arguments()))
+        moved = (x.to(device=device, dtype=dtype if x.is_floating_point() else None) for x in self.arguments())
+        return Case(*moved, self.octaves)
 
 
-def make_case(samples: int = 301, inputs: int = 13, hidden: int = 32, out: int = 4, frames: int = 3) -> Case:
+def make_case(
+    samples: int = 301, inputs: int = 13, hidden: int = 32, out: int = 4, frames: int = 3, octaves: int = 0
+) -> Case:
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, dtype=torch.float64)
 
     frame = torch.randint(0, frames, (samples,)).sort().values
     frame[: samples // 10] = torch.randint(0, frames, (samples // 10,))
-    first, second = normal(hidden, inputs) / math.sqrt(inputs), normal(out, hidden) / math.sqrt(hidden)
-    return Case(normal(samples, inputs), frame, first, normal(frames, hidden), second, normal(out))
+    seen = inputs * (1 + 2 * octaves)
+    first, second = normal(hidden, seen) / math.sqrt(seen), normal(out, hidden) / math.sqrt(hidden)
+    return Case(normal(samples, inputs), frame, first, normal(frames, hidden), second, normal(out), octaves)
 
 
 def by_the_book(case: Case) -> list[list[float]]:
@@ -46,6 +51,8 @@ def by_the_book(case: Case) -> list[list[float]]:
     inputs, frame, w1, b1, w2, b2 = (x.tolist() for x in case.arguments())
     rows = []
     for x, f in zip(inputs, frame, strict=True):
+        for octave in range(case.octaves):
+            x = x + [wave(2**octave * v) for wave in (math.sin, math.cos) for v in x[: case.inputs.shape[1]]]
         sums = [sum(w * v for w, v in zip(row, x, strict=True)) + b for row, b in zip(w1, b1[f], strict=True)]
         hidden = [v if v > 0 else 0.01 * v for v in sums]
         rows.append([sum(w * v for w, v in zip(row, hidden, strict=True)) + b for row, b in zip(w2, b2, strict=True)])
@@ -55,20 +62,21 @@ def by_the_book(case: Case) -> list[list[float]]:
 def gradients(function, case: Case, upstream: Tensor) -> tuple[Tensor, ...]:
     arguments = [x.detach().clone() for x in case.arguments()]
     leaves = [x.requires_grad_() for x in arguments if x.is_floating_point()]
-    return torch.autograd.grad(function(*arguments), leaves, upstream.to(leaves[0]))
+    return torch.autograd.grad(function(*arguments, case.octaves), leaves, upstream.to(leaves[0]))
 
 
 # ------------------------------------------------------------------------------------------------------------- parity
 
 
+@pytest.mark.parametrize("octaves", [0, 3])
 @pytest.mark.parametrize("function", [mlp, mlp_reference])
-def test_both_follow_the_definition(function) -> None:
-    case = make_case(samples=40)
+def test_both_follow_the_definition(function, octaves: int) -> None:
+    case = make_case(samples=40, octaves=octaves)
     expected = torch.tensor(by_the_book(case), dtype=torch.float64)
-    torch.testing.assert_close(function(*case.arguments()), expected, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(function(*case.arguments(), octaves), expected, rtol=1e-12, atol=1e-13)
 
 
-SIZES = [  # (samples, inputs, hidden, out, frames): below, at and above the tiles, up to the limits
+SIZES = [  # (samples, inputs, hidden, out, frames, octaves): below, at and above the tiles, up to the limits
     (1, 1, 16, 1, 1),
     (31, 16, 16, 2, 1),
     (33, 17, 48, 3, 2),
@@ -76,6 +84,12 @@ SIZES = [  # (samples, inputs, hidden, out, frames): below, at and above the til
     (2500, 29, 64, 4, 8),
     (65, 255, 256, 15, 2),
     (64, 256, 240, 16, 64),
+    (1, 1, 16, 3, 1, 1),
+    (130, 6, 128, 3, 2, 4),
+    (70, 12, 128, 1, 1, 4),
+    (2500, 15, 32, 3, 4, 4),
+    (65, 23, 48, 5, 2, 5),
+    (33, 50, 16, 1, 1, 2),
 ]
 
 
@@ -83,19 +97,20 @@ SIZES = [  # (samples, inputs, hidden, out, frames): below, at and above the til
 def test_every_size(sizes: tuple[int, ...]) -> None:
     case = make_case(*sizes)
     upstream = torch.randn(case.inputs.shape[0], case.out_bias.shape[0], dtype=torch.float64)
-    got, expected = mlp(*case.arguments()), mlp_reference(*case.arguments())
+    got, expected = mlp(*case.arguments(), case.octaves), mlp_reference(*case.arguments(), case.octaves)
     torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-12)
     ours, theirs = gradients(mlp, case, upstream), gradients(mlp_reference, case, upstream)
     torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
 
 
-def test_float32_is_as_near_to_float64_as_the_reference_is() -> None:
-    single = make_case(4000, 32, 128, 4, 4).to(torch.float32)
+@pytest.mark.parametrize(("inputs", "octaves"), [(32, 0), (12, 4)])
+def test_float32_is_as_near_to_float64_as_the_reference_is(inputs: int, octaves: int) -> None:
+    single = make_case(4000, inputs, 128, 4, 4, octaves).to(torch.float32)
     double = single.to(torch.float64)
     upstream = torch.randn(4000, 4)
-    truths = [mlp_reference(*double.arguments()), *gradients(mlp_reference, double, upstream)]
-    ours = [mlp(*single.arguments()), *gradients(mlp, single, upstream)]
-    reference = [mlp_reference(*single.arguments()), *gradients(mlp_reference, single, upstream)]
+    truths = [mlp_reference(*double.arguments(), octaves), *gradients(mlp_reference, double, upstream)]
+    ours = [mlp(*single.arguments(), octaves), *gradients(mlp, single, upstream)]
+    reference = [mlp_reference(*single.arguments(), octaves), *gradients(mlp_reference, single, upstream)]
     for truth, got, expected in zip(truths, ours, reference, strict=True):
         assert got.dtype == torch.float32
         # Where a hidden unit is zero but for rounding its slope is drawn by lot, in the reference as well.
@@ -105,11 +120,12 @@ def test_float32_is_as_near_to_float64_as_the_reference_is() -> None:
 # ------------------------------------------------------------------------------------------------ gradcheck, opcheck
 
 
-def test_gradcheck() -> None:
-    case = make_case(samples=7, inputs=3, hidden=16, out=2)
+@pytest.mark.parametrize("octaves", [0, 2])
+def test_gradcheck(octaves: int) -> None:
+    case = make_case(samples=7, inputs=3, hidden=16, out=2, octaves=octaves)
     inputs, frame, *parameters = case.arguments()
     leaves = [x.requires_grad_() for x in (inputs, *parameters)]
-    torch.autograd.gradcheck(lambda x, *rest: mlp(x, frame, *rest), leaves)
+    torch.autograd.gradcheck(lambda x, *rest: mlp(x, frame, *rest, octaves), leaves)
 
 
 @pytest.mark.parametrize("needed", [0, 2, 3, 4, 5])
@@ -131,6 +147,9 @@ def test_opcheck_backward() -> None:
     case = make_case(samples=20)
     grad = torch.randn(20, 4, dtype=torch.float64)
     torch.library.opcheck(torch.ops.manvatar.mlp_backward.default, (grad, *case.arguments()[:5]))
+    embedded = make_case(samples=20, octaves=2)
+    torch.library.opcheck(torch.ops.manvatar.mlp_backward.default, (grad, *embedded.arguments()[:5], 2))
+    torch.library.opcheck(torch.ops.manvatar.mlp.default, (*embedded.arguments(), 2))
 
 
 # --------------------------------------------------------------------------------------------------------- CPU = CUDA
@@ -142,9 +161,10 @@ def test_cuda_equals_cpu(cuda: torch.device, sizes: tuple[int, ...]) -> None:
     case = make_case(*sizes).to(torch.float32)
     double, there = case.to(torch.float64), case.to(device=cuda)
     upstream = torch.randn(case.inputs.shape[0], case.out_bias.shape[0])
-    truths = [mlp_reference(*double.arguments()), *gradients(mlp_reference, double, upstream)]
-    reference = [mlp_reference(*case.arguments()), *gradients(mlp_reference, case, upstream)]
-    ours = [mlp(*there.arguments()), *gradients(mlp, there, upstream)]
+    octaves = case.octaves
+    truths = [mlp_reference(*double.arguments(), octaves), *gradients(mlp_reference, double, upstream)]
+    reference = [mlp_reference(*case.arguments(), octaves), *gradients(mlp_reference, case, upstream)]
+    ours = [mlp(*there.arguments(), octaves), *gradients(mlp, there, upstream)]
     for truth, got, expected in zip(truths, ours, reference, strict=True):
         assert (got.cpu() - truth).norm() <= 2 * (expected - truth).norm() + 1e-6 * truth.norm()
 
@@ -158,6 +178,17 @@ def test_cuda_repeats_bit_for_bit(cuda: torch.device) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------- invariants
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 900.0, 1e5, 1e12])
+def test_sines_and_cosines_of_any_size(scale: float) -> None:
+    """The network is made to hand on one column, so that its float32 values can be held against exact ones."""
+    values = (torch.rand(1000, 1) - 0.5) * 2 * scale
+    for column, exact in enumerate([values.double(), values.double().sin(), values.double().cos()]):
+        weight, out = torch.zeros(16, 3), torch.zeros(1, 16)
+        weight[0, column], weight[1, column], out[0, :2] = 1.0, -1.0, torch.tensor([1.0, -1.0]) / 1.01
+        got = mlp(values, torch.zeros(1000, dtype=torch.int64), weight, torch.zeros(1, 16), out, torch.zeros(1), 1)
+        torch.testing.assert_close(got.double(), exact, rtol=4e-7, atol=2e-7)
 
 
 def test_samples_do_not_see_each_other() -> None:
@@ -219,6 +250,8 @@ def test_strided_inputs() -> None:
         ({"hidden_weight": torch.ones(20, 3)}, "expected a multiple of 16 hidden units, got 20"),
         ({"hidden_bias": torch.ones(2, 32)}, r"expected hidden_bias of shape \(\*, 16\), got \(2, 32\)"),
         ({"out_weight": torch.ones(4, 16).double()}, r"out_weight of the dtype of inputs \(Float\), got Double"),
+        ({"octaves": 1}, r"expected hidden_weight of shape \(\*, 9\), got \(16, 3\)"),
+        ({"octaves": -1}, "expected octaves to be 0 to 16, got -1"),
         ({"out_bias": torch.ones(3)}, r"expected out_bias of shape \(4,\), got \(3,\)"),
     ],
 )
@@ -265,10 +298,11 @@ def test_no_samples(function) -> None:
         assert not gradient.any()
 
 
-def test_not_a_number_stays_with_its_sample() -> None:
-    case = make_case(samples=100)
+@pytest.mark.parametrize("octaves", [0, 2])
+def test_not_a_number_stays_with_its_sample(octaves: int) -> None:
+    case = make_case(samples=100, octaves=octaves)
     broken = replace(case, inputs=case.inputs.clone())
     broken.inputs[7, 1] = math.nan
-    got, clean = mlp(*broken.arguments()), mlp(*case.arguments())
+    got, clean = mlp(*broken.arguments(), octaves), mlp(*case.arguments(), octaves)
     others = torch.arange(100) != 7
     assert got[7].isnan().all() and torch.equal(got[others], clean[others])

@@ -1,0 +1,102 @@
+// Vectors of 64 bytes that the compiler cuts to what the instruction set has, and functions of them.
+#pragma once
+
+#include "multiversion.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <new>
+#include <utility>
+
+namespace manvatar {
+
+template <class T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(64), aligned(sizeof(T))));
+  static constexpr int64_t size = 64 / sizeof(T);
+};
+template <class T>
+using Vector = typename VectorOf<T>::type;
+
+template <class T>
+MANVATAR_INLINE Vector<T>& lanes(T* p) {
+  return *reinterpret_cast<Vector<T>*>(p);
+}
+template <class T>
+MANVATAR_INLINE const Vector<T>& lanes(const T* p) {
+  return *reinterpret_cast<const Vector<T>*>(p);
+}
+
+// Numbers that begin on a cache line: a vector across two of them takes twice as long to read.
+template <class T>
+class Aligned {
+ public:
+  explicit Aligned(int64_t n) : size_(n), data_(static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t(64)))) {
+    std::fill_n(data_, n, T(0));
+  }
+  Aligned(Aligned&& other) noexcept : size_(other.size_), data_(std::exchange(other.data_, nullptr)) {}
+  ~Aligned() { ::operator delete(data_, std::align_val_t(64)); }
+  T* data() { return data_; }
+  const T* data() const { return data_; }
+  T& operator[](int64_t i) { return data_[i]; }
+  const T& operator[](int64_t i) const { return data_[i]; }
+  int64_t size() const { return size_; }
+
+ private:
+  int64_t size_;
+  T* data_;
+};
+
+// Halves are added to halves: added one by one each sum would wait for the one before.
+MANVATAR_INLINE float sum(const Vector<float>& v) {
+  const auto a = v + __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+  const auto b = a + __builtin_shufflevector(a, a, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+  return (b[0] + b[1]) + (b[2] + b[3]);
+}
+MANVATAR_INLINE double sum(const Vector<double>& v) {
+  const auto a = v + __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3);
+  return (a[0] + a[1]) + (a[2] + a[3]);
+}
+
+MANVATAR_INLINE void sine_and_cosine(const Vector<double>& x, Vector<double>& sine, Vector<double>& cosine) {
+  for (int64_t i = 0; i < 8; ++i) {
+    sine[i] = std::sin(x[i]);
+    cosine[i] = std::cos(x[i]);
+  }
+}
+
+// Within 1.5 units in the last place below kSineLimit: x is brought to [-pi/4, pi/4] by subtracting multiples of pi/2 in
+// three parts, whose products are exact (Cody and Waite 1980); there the polynomials of Cephes (Moshier 1984).
+constexpr float kSineLimit = 8000.0f;
+
+MANVATAR_INLINE void sine_and_cosine(const Vector<float>& x, Vector<float>& sine, Vector<float>& cosine) {
+  typedef int32_t Integers __attribute__((vector_size(64), aligned(4)));
+  const Integers fits = (x < kSineLimit) & (x > -kSineLimit);  // not so where x is not a number
+  Integers all = fits & __builtin_shufflevector(fits, fits, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+  all &= __builtin_shufflevector(all, all, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+  if ((all[0] & all[1] & all[2] & all[3]) == 0) {
+    for (int64_t i = 0; i < 16; ++i) {
+      sine[i] = std::sin(x[i]);
+      cosine[i] = std::cos(x[i]);
+    }
+    return;
+  }
+  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, which stands in the lowest bits
+  const Vector<float> shifted = x * 0.636619772f + kMagic, turns = shifted - kMagic;
+  Integers quarter;
+  std::memcpy(&quarter, &shifted, sizeof(quarter));
+  const Vector<float> r = ((x - turns * 1.5703125f) - turns * 4.83751296997e-4f) - turns * 7.54978995489e-8f;
+  const Vector<float> square = r * r;
+  const Vector<float> s =
+      r + r * square * (-1.6666654611e-1f + square * (8.3321608736e-3f + square * -1.9515295891e-4f));
+  const Vector<float> c = 1.0f - 0.5f * square +
+      square * square * (4.166664568298827e-2f + square * (-1.388731625493765e-3f + square * 2.443315711809948e-5f));
+  const auto odd = (quarter & 1) != 0;
+  const Vector<float> a = odd ? c : s, b = odd ? s : c;
+  sine = (quarter & 2) != 0 ? -a : a;
+  cosine = ((quarter + 1) & 2) != 0 ? -b : b;
+}
+
+}  // namespace manvatar
