@@ -44,11 +44,11 @@ def cases(device: str) -> Iterator[Case]:
 
 
 def _both_ways(call: Callable[..., Tensor], leaves: list[Tensor]) -> Callable[[], object]:
-    """Forward, and backward with the sum as loss."""
+    """Forward, and backward with the sum as loss, added to gradients that are there already, as in training."""
+    for leaf in leaves:
+        leaf.grad = torch.zeros_like(leaf)
 
     def run() -> None:
-        for leaf in leaves:
-            leaf.grad = None
         call().sum().backward()
 
     return run
@@ -112,7 +112,7 @@ def _sampling(device: str) -> Iterator[Case]:
     yield Case(
         "sample_warped, both ways",
         size,
-        _both_ways(lambda: ops.sample_warped(*arguments), leaves),
+        _both_ways(lambda: ops.sample_warped(*arguments, in_place=True), leaves),
         _both_ways(lambda: ops.sample_warped_reference(*arguments), leaves),
         3 * grids + 2 * count * per_sample,
         3 * flops,
@@ -180,7 +180,7 @@ def _blending(device: str) -> Iterator[Case]:
     yield Case(
         "blend, both ways",
         f"38 grids of {'x'.join(map(str, grid))}, {_FRAMES} frames",
-        _both_ways(lambda: ops.blend(mean, bases, coefficients), [mean, *bases]),
+        _both_ways(lambda: ops.blend(mean, bases, coefficients, in_place=True), [mean, *bases]),
         _both_ways(reference, [mean, *bases]),
         2 * stored + 2 * _FRAMES * mean.nbytes,
         2 * flops,
