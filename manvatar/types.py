@@ -23,6 +23,8 @@ from torch import Tensor
 
 LandmarkScheme = Literal["mediapipe478", "ibug68"]
 LANDMARK_COUNT: dict[str, int] = {"mediapipe478": 478, "ibug68": 68}
+# Coefficients that no face model has (``manvatar.face_models.channels``); appended to those of any.
+EYE_CHANNELS = ("eyelidLeft", "eyelidRight", "gazeYaw", "gazePitch")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -165,7 +167,7 @@ class Track:
     camera: Camera
     cam_from_head: Float[Tensor, "frames 4 4"]  # rigid; metres
     identity: Float[Tensor, "identity"]  # standard deviations
-    expression: Float[Tensor, "frames expression"]  # standard deviations
+    expression: Float[Tensor, "frames expression"]  # standard deviations; the face model's first, then EYE_CHANNELS
     landmark_offsets_m: Float[Tensor, "landmarks 3"]  # personal offset of every landmark, head frame
     residual_px: Float[Tensor, "frames"]  # rms over the fitted landmarks
     valid: Bool[Tensor, "frames"]  # False: no face, or the fit failed; pose and expression are then interpolated
@@ -178,6 +180,12 @@ class Track:
     @property
     def frame_count(self) -> int:
         return self.cam_from_head.shape[0]
+
+    @property
+    def face_expression(self) -> Float[Tensor, "frames face_expression"]:
+        """The coefficients that move the face model: all but the channels of lids and gaze, which come last."""
+        count = sum(name not in EYE_CHANNELS for name in self.expression_names)
+        return self.expression[:, :count]
 
 
 # --------------------------------------------------------------------------------------------- sampling and rendering

@@ -121,7 +121,7 @@ def _in_crop(pixels: Tensor, crop: Crop) -> Tensor:
 
 def _surface_m(track: Track, face_model: FaceModel) -> Tensor:
     """Skin vertices of the tracked person at the mean expression: what lies inside says nothing about the front."""
-    vertices = face_model.vertices_m(track.identity.float(), track.expression[track.valid].float().mean(0))
+    vertices = face_model.vertices_m(track.identity.float(), track.face_expression[track.valid].float().mean(0))
     if face_model.vertex_part is None:
         return vertices
     skin = [

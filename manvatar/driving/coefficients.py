@@ -14,7 +14,7 @@ from manvatar.driving.livelink import arkit_weights, timecode_s
 from manvatar.driving.tables import UNNAMED, read_table
 from manvatar.driving.timing import sampled_evenly, stated_times
 from manvatar.errors import UserError
-from manvatar.face_models.channels import EYE_CHANNELS
+from manvatar.types import EYE_CHANNELS
 from manvatar.tracking.files import load_track
 
 # Entries of a file that are no coefficients; head poses may stand in the same file.

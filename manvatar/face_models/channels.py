@@ -2,13 +2,10 @@
 
 A face model's own lids are rough, and no model turns its eyeballs. What is seen in the video is measured instead
 (``manvatar.tracking.eyelids``, ``manvatar.tracking.gaze``) and given to the avatar as further coefficients. They are
-scaled to about unit spread like all others.
+scaled to about unit spread like all others. Their names are ``manvatar.types.EYE_CHANNELS``.
 """
 
 from __future__ import annotations
 
-EYELID_NAMES = ("eyelidLeft", "eyelidRight")
-GAZE_NAMES = ("gazeYaw", "gazePitch")
-EYE_CHANNELS = (*EYELID_NAMES, *GAZE_NAMES)
 SHUT = 2.0  # value of an eyelid channel when the lid is shut; 0 is the person's own open eye
 GAZE_SD_RAD = 0.15  # one unit of a gaze channel; yaw to the subject's left and pitch up are positive

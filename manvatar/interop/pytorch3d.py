@@ -167,7 +167,7 @@ def track_meshes(track: Track, model: FaceModel) -> Any:
     """
     if track.face_model != model.id:
         raise UserError(f"the track was made with the face model {track.face_model}, not {model.id}; load that one")
-    return to_meshes(model.vertices_m(track.identity, track.expression), model.triangles)
+    return to_meshes(model.vertices_m(track.identity, track.face_expression), model.triangles)
 
 
 def track_cameras(track: Track, in_ndc: bool = False) -> Any:

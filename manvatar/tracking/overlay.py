@@ -122,7 +122,7 @@ class _Mesh:
 
     def draw(self, pixels: np.ndarray, track: Track, frame: int, camera: Camera) -> None:
         """Blend one frame's mesh into (height, width, 3) uint8 ``pixels``."""
-        expression = track.expression[frame]
+        expression = track.face_expression[frame]
         vertices = transform(track.cam_from_head[frame], self._model.vertices_m(self._identity, expression))
         a, b, c = vertices[self._triangles].unbind(1)
         centre = (a + b + c) / 3

@@ -49,4 +49,4 @@ def _landmarks(
     person = mean + torch.einsum("i,ikc->kc", track.identity, identity)
     if offsets is not None:
         person = person + offsets
-    return person + torch.einsum("fe,ekc->fkc", track.expression, expression)
+    return person + torch.einsum("fe,ekc->fkc", track.face_expression, expression)
