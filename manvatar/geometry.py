@@ -129,7 +129,7 @@ def pixel_grid(size_px: tuple[int, int]) -> Float[Tensor, "height width 2"]:
 
 def crop_camera(camera: Camera, left_px: float, top_px: float, scale: float, size_px: tuple[int, int]) -> Camera:
     """The camera of an image made by cutting at (left, top) and then resizing by ``scale``."""
-    offset = torch.tensor([left_px, top_px], dtype=camera.center_px.dtype)
+    offset = torch.tensor([left_px, top_px], dtype=camera.center_px.dtype, device=camera.center_px.device)
     return Camera(camera.focal_px * scale, (camera.center_px - offset) * scale, size_px)
 
 

@@ -11,7 +11,7 @@ _PACKAGE = Path(__file__).resolve().parents[1] / "manvatar"
 
 # Parts on one line may know each other; a part may know all lines above its own.
 _LAYERS = [
-    {"types", "config", "geometry", "errors", "files", "mark", "progress", "threads", "cli", "models"},
+    {"types", "config", "geometry", "errors", "files", "mark", "progress", "threads", "cli", "models", "devices"},
     {"ops"},
     {"video"},
     {"landmarks"},

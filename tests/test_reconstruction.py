@@ -90,7 +90,7 @@ def test_a_run_is_known_by_everything_that_matters(small_fit: SmallFit, brief: P
         ({"preset": "fats"}, "there is no preset 'fats'"),
         ({"size_px": 100}, "give a multiple of 8 from 64 to 1024"),
         ({"size_px": 2048}, "give a multiple of 8 from 64 to 1024"),
-        ({"device": "tpu"}, "--device tpu is not possible"),
+        ({"device": "tpu"}, "there is no device 'tpu'; choose auto, cpu or cuda"),
     ],
 )
 def test_impossible_arguments(arguments: dict, message: str) -> None:

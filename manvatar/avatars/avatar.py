@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from manvatar.avatars.files import Precision, read_avatar, write_avatar
 from manvatar.avatars.header import fitted_camera, header_box, header_camera
 from manvatar.config import from_table
+from manvatar.devices import Device, pick_device
 from manvatar.errors import UserError
 from manvatar.face_models.arkit import builtin_table
 from manvatar.face_models.builtin import ID as BUILTIN_ID
@@ -22,7 +23,6 @@ from manvatar.fields import make_field
 from manvatar.rendering import MarchConfig, OccupancyGrid, march_tables, render_image
 from manvatar.types import AvatarHeader, Camera, Dataset, Rendering
 
-Device = Literal["auto", "cpu", "cuda"]
 Expression: TypeAlias = "Tensor | np.ndarray | Sequence[float] | Mapping[str, float]"
 
 
@@ -52,7 +52,7 @@ class Avatar:
         Raises:
             UserError: no such file, not an avatar, cut off, damaged, of a newer version, or no such device.
         """
-        where = _device(device)
+        where = pick_device(device)
         header, tensors = read_avatar(path)
         box = header_box(header)
         field = make_field(header.field_name, header.field, box, len(header.expression_names))
@@ -233,16 +233,6 @@ def _checked_pose(head_pose: Tensor | np.ndarray) -> Float[Tensor, "4 4"]:
     if not (rigid and torch.allclose(rotation @ rotation.T, torch.eye(3), atol=1e-3) and rotation.det() > 0):
         raise UserError("the head pose is not a rotation and a translation in metres; give a rigid cam_from_head")
     return pose
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name not in ("cpu", "cuda"):
-        raise UserError(f"there is no device {name!r}; choose auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("no CUDA device was found; choose --device cpu or auto")
-    return torch.device(name)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from manvatar.errors import UserError
 from manvatar.files import replacing
 from manvatar.ops import keep_freed_memory
 
-VERSION = 1
+VERSION = 2
 
 
 def benchmark(
@@ -47,12 +47,16 @@ def benchmark(
     before = _read(compare) if compare else {}
     keep_freed_memory()
     report: dict[str, Any] = {"version": VERSION, "devices": []}
-    for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    for device in devices:
         report["devices"].append(_device(look_at(device), before))
     if not ops_only:
-        rates = dataclasses.asdict(measure(preset, iterations))
-        report["pipeline"] = {"preset": preset, **rates, "peak_memory_bytes": _peak_memory_bytes()}
-        print("\n" + "\n".join(_pipeline_lines(report["pipeline"], before.get("pipeline", {}))))
+        report["pipelines"] = {}
+        for device in devices:
+            rates = dataclasses.asdict(measure(preset, iterations, device))
+            rates |= {"preset": preset, "peak_memory_bytes": _peak_memory_bytes()}
+            report["pipelines"][device] = rates
+            print(f"\n{device}\n" + "\n".join(_pipeline_lines(rates, before.get("pipelines", {}).get(device, {}))))
     if json_out is not None:
         with replacing(json_out) as temporary:
             temporary.write_text(json.dumps(report, indent=1) + "\n")

@@ -39,10 +39,10 @@ def best_seconds(call: Callable[[], object], device: str = "cpu", budget_s: floa
     call()
     best, begin, runs = float("inf"), time.perf_counter(), 0
     while runs < least or time.perf_counter() - begin < budget_s:
-        _wait(device)
+        wait_for(device)
         start = time.perf_counter()
         call()
-        _wait(device)
+        wait_for(device)
         best = min(best, time.perf_counter() - start)
         runs += 1
     return best
@@ -65,7 +65,8 @@ def look_at(device: str) -> Machine:
     )
 
 
-def _wait(device: str) -> None:
+def wait_for(device: str) -> None:
+    """Wait until ``device`` has done all it was given."""
     if device == "cuda":
         torch.cuda.synchronize()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from manvatar.avatars import Avatar, make_header
+from manvatar.benchmark.machine import wait_for
 from manvatar.dataset import DatasetConfig, build_dataset
 from manvatar.face_models import load
 from manvatar.fields import make_field
@@ -33,11 +34,12 @@ class PipelineRates:
     render_512_frames_per_s: float
 
 
-def measure(preset_name: str, iterations: int) -> PipelineRates:
+def measure(preset_name: str, iterations: int, device: str) -> PipelineRates:
     """Make a clip, an avatar of it in ``iterations`` iterations, and render that.
 
     Args:
         iterations: at least 200; the first 100 are not counted.
+        device: where the avatar is trained and rendered; tracking and mattes run on the CPU.
     """
     with tempfile.TemporaryDirectory(prefix="manvatar-benchmark-") as folder:
         work = Path(folder)
@@ -50,7 +52,7 @@ def measure(preset_name: str, iterations: int) -> PipelineRates:
             clip, tracked.track, model, tracked.detection.duplicate, work, DatasetConfig(), "benchmark"
         )
         end = time.perf_counter()
-        avatar, rate = _train(dataset, preset_name, iterations)
+        avatar, rate = _train(dataset, preset_name, iterations, device)
         return PipelineRates(
             track_frames_per_s=_FRAMES / (middle - start),
             matte_frames_per_s=_FRAMES / (end - middle),
@@ -60,18 +62,20 @@ def measure(preset_name: str, iterations: int) -> PipelineRates:
         )
 
 
-def _train(dataset: Dataset, preset_name: str, iterations: int) -> tuple[Avatar, float]:
+def _train(dataset: Dataset, preset_name: str, iterations: int, device: str) -> tuple[Avatar, float]:
     preset = load_preset(preset_name)
     torch.manual_seed(0)
     config = preset.field.__dict__
     field = make_field(preset.field_name, dict(config), dataset.bounds, dataset.expression.shape[1])
     training = replace(preset.training, iterations=iterations)
-    trainer = Trainer(dataset, field, training, 0)
+    trainer = Trainer(dataset, field, training, 0, torch.device(device))
     for _ in range(_WARM_UP):
         trainer.step(trainer.progress.iteration / iterations)
+    wait_for(device)
     start = time.perf_counter()
     for _ in range(iterations - _WARM_UP):
         trainer.step(trainer.progress.iteration / iterations)
+    wait_for(device)
     rate = (iterations - _WARM_UP) / (time.perf_counter() - start)
     header = make_header(
         dataset,

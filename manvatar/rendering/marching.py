@@ -71,16 +71,17 @@ def march(
     in an occupied cell and the light that surely remains there exceeds ``config.stop_transmittance``. With ``jitter``
     the grid of steps is shifted by a random part of a step on each ray (training); without it steps are fixed.
     With ``config.samples_per_ray`` it is :func:`uniform_samples` through the box, which knows none of this, or with
-    ``config.skip_empty`` those of them that lie in occupied cells, and the last one of each ray.
+    ``config.skip_empty`` without those in empty cells and those that surely no light reaches; the last one of a ray is
+    in no empty cell.
     """
     if config.samples_per_ray:
         samples = uniform_samples(*intersect_box(rays, occupancy.box), config.samples_per_ray)
-        return _in_occupied_cells(samples, rays, occupancy, tables) if config.skip_empty else samples
+        return _worth_taking(samples, rays, occupancy, tables, config) if config.skip_empty else samples
     origins = rays.origins_m.detach()
     if jitter is None:
         shift = origins.new_full((len(origins),), 0.5)
     else:
-        shift = torch.rand(len(origins), generator=jitter).to(origins)
+        shift = torch.rand(len(origins), generator=jitter, device=jitter.device).to(origins)
     shape, box = occupancy.allowed.shape, occupancy.box
     margin_steps = max(1, round(config.margin_cells * float(occupancy.cell_size_m().mean()) / config.step_m))
     distance_m, ray, offsets = ops.march(
@@ -113,10 +114,22 @@ def uniform_samples(near_m: Float[Tensor, "rays"], far_m: Float[Tensor, "rays"],
     return RaySamples(distance.flatten(), length.flatten(), ray, offsets)
 
 
-def _in_occupied_cells(samples: RaySamples, rays: Rays, occupancy: OccupancyGrid, tables: MarchTables) -> RaySamples:
-    """Samples in occupied cells. Intervals stay what they are: nothing was in those left out."""
-    points = rays.origins_m[samples.ray] + rays.directions[samples.ray] * samples.distance_m[:, None]
-    keep = tables.occupied[occupancy.cell_index(points.detach())[0]] | (samples.length_m >= _ENDLESS_M)
+def _worth_taking(
+    samples: RaySamples, rays: Rays, occupancy: OccupancyGrid, tables: MarchTables, config: MarchConfig
+) -> RaySamples:
+    """Evenly spread samples without those in empty cells and those that surely no light reaches.
+
+    The last one of a ray is endless and never in an empty cell. Intervals stay what they are: nothing was in those left
+    out.
+    """
+    per_ray, endless = config.samples_per_ray, samples.length_m >= _ENDLESS_M
+    points = rays.origins_m.detach()[samples.ray] + rays.directions.detach()[samples.ray] * samples.distance_m[:, None]
+    cells = occupancy.cell_index(points)[0]
+    keep = tables.occupied[cells] | endless
+    if config.stop_transmittance > 0:
+        depth = torch.where(keep & ~endless, tables.lowest[cells] * samples.length_m, 0.0)
+        before = functional.pad(depth.view(-1, per_ray).cumsum(1), (2, -2)).flatten()  # one sample more than needed
+        keep &= before < -math.log(config.stop_transmittance)
     count = torch.bincount(samples.ray[keep], minlength=len(rays.origins_m))
     offsets = functional.pad(count.cumsum(0), (1, 0))
     return RaySamples(samples.distance_m[keep], samples.length_m[keep], samples.ray[keep], offsets)

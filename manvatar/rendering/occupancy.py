@@ -79,9 +79,9 @@ class OccupancyGrid(nn.Module):
         Each cell is probed at a random point and with a random row of ``expressions``, so that over several updates
         both bounds cover the cell and the expressions (the scheme of Mueller et al. 2022, instant-ngp, appendix C).
         """
-        candidates = self.allowed.flatten().nonzero()[:, 0]
+        candidates, drawn_on = self.allowed.flatten().nonzero()[:, 0], generator.device
         if fraction < 1:
-            keep = torch.rand(len(candidates), generator=generator).to(candidates.device) < fraction
+            keep = torch.rand(len(candidates), generator=generator, device=drawn_on).to(candidates.device) < fraction
             candidates = candidates[keep]
         if len(candidates) == 0:
             return
@@ -89,9 +89,10 @@ class OccupancyGrid(nn.Module):
         cells = torch.stack(
             [candidates % x_cells, candidates // x_cells % y_cells, candidates // (x_cells * y_cells)], -1
         )
-        jitter = torch.rand(cells.shape, generator=generator).to(candidates.device)
+        jitter = torch.rand(cells.shape, generator=generator, device=drawn_on).to(candidates.device)
         points = (cells + jitter) * self.cell_size_m().to(jitter) + self.box.lower_m.to(jitter)
-        frame = torch.randint(len(expressions), (len(points),), generator=generator).to(candidates.device)
+        frame = torch.randint(len(expressions), (len(points),), generator=generator, device=drawn_on)
+        frame = frame.to(candidates.device)
         order = frame.argsort(stable=True)  # fields like runs of one frame
         candidates, points, frame = candidates[order], points[order], frame[order]
         direction = torch.tensor([0.0, 0.0, -1.0], device=points.device).expand(len(points), 3)

@@ -30,6 +30,7 @@ def save_checkpoint(trainer: Trainer, path: Path, run_id: str) -> None:
         tensors |= {f"optimizer.{names[parameter]}.{k}": torch.as_tensor(v) for k, v in state.items()}
     tensors["generator"] = trainer.generator.get_state()
     tensors["sampler"] = trainer.sampler.state()
+    tensors["squared_error"] = trainer.squared_error
     header = {
         "format_version": FORMAT_VERSION,
         "run_id": run_id,
@@ -69,9 +70,11 @@ def _restore(trainer: Trainer, tensors: dict[str, Tensor], progress: Progress) -
     for parameter, name in _parameter_names(trainer).items():
         state = _part(tensors, f"optimizer.{name}.")
         if state:
-            trainer.optimizer.state[parameter] = state
+            there = {key: value if key == "step" else value.to(parameter.device) for key, value in state.items()}
+            trainer.optimizer.state[parameter] = there
     trainer.generator.set_state(tensors["generator"])
     trainer.sampler.restore(tensors["sampler"])
+    trainer.squared_error.copy_(tensors["squared_error"])
     trainer.progress = progress
     trainer.refresh_tables()
 

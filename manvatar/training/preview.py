@@ -31,13 +31,13 @@ class LivePreview:
                 trainer.field,
                 trainer.occupancy,
                 dataset.camera,
-                dataset.cam_from_head[row],
-                dataset.expression[row],
+                dataset.cam_from_head[row].to(trainer.generator.device),
+                dataset.expression[row].to(trainer.generator.device),
                 config,
                 background=torch.ones(3),
                 tables=tables,
             )
-            columns.append(torch.cat([white_composite(dataset.images[row]), rendering.rgb]))
+            columns.append(torch.cat([white_composite(dataset.images[row]), rendering.rgb.cpu()]))
         picture = (torch.cat(columns, 1).clamp(0, 1) * 255).round().to(torch.uint8)
         with replacing(self.path) as temporary:
             iio.imwrite(temporary, picture.numpy())

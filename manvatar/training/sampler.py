@@ -17,13 +17,13 @@ _DETAIL_SHARES = torch.tensor([0, 0, 1, 2])  # the mouth moves most and gets hal
 
 
 class FrameOrder:
-    """Which training frames come next: shuffled passes over all of them."""
+    """Which training frames come next: shuffled passes over all of them. Lives where ``generator`` does."""
 
     def __init__(self, frame_count: int, frames_per_batch: int, generator: torch.Generator) -> None:
         self.frame_count = frame_count
         self.frames_per_batch = min(frames_per_batch, frame_count)
         self.generator = generator
-        self._order = torch.empty(0, dtype=torch.int64)
+        self._order = torch.empty(0, dtype=torch.int64, device=generator.device)
 
     def state(self) -> Tensor:
         """What is left of the current pass over the frames; with the generator's state it restores the sampler."""
@@ -31,20 +31,27 @@ class FrameOrder:
 
     def restore(self, state: Tensor) -> None:
         """Go on from a :meth:`state`."""
-        self._order = state
+        self._order = state.to(self.generator.device)
 
     def _next_frames(self) -> Int[Tensor, "batch"]:
         if len(self._order) < self.frames_per_batch:
-            fresh = torch.randperm(self.frame_count, generator=self.generator)
+            fresh = torch.randperm(self.frame_count, generator=self.generator, device=self.generator.device)
             self._order = torch.cat([self._order, fresh])
         chosen, self._order = self._order[: self.frames_per_batch], self._order[self.frames_per_batch :]
         return chosen
+
+    def _rand(self, *shape: int) -> Float[Tensor, "..."]:
+        """Uniform in [0, 1)."""
+        return torch.rand(shape, generator=self.generator, device=self.generator.device)
 
 
 class RaySampler(FrameOrder):
     """Draws rays from random training frames: anywhere near the matte, and more often from mouth and eyes.
 
     Far from the matte every pixel is white and nothing is occupied, so rays there teach nothing.
+
+    Args:
+        dataset: on the device of ``generator``, as is all it hands out.
     """
 
     def __init__(
@@ -60,38 +67,39 @@ class RaySampler(FrameOrder):
         self.dataset = dataset
         self.rays_per_frame = max(1, rays_per_batch // self.frames_per_batch)
         self.detail_rays = round(self.rays_per_frame * detail_fraction)
-        self.pixels = [_near_matte(dataset.images[row, :, :, 3], border_px) for row in dataset.train.tolist()]
+        pools = [_near_matte(dataset.images[row, :, :, 3], border_px) for row in dataset.train.tolist()]
+        self.pool = torch.cat(pools)  # of all frames, one after the other
+        self.pool_size = torch.tensor([len(pool) for pool in pools], device=self.pool.device)
+        self.pool_start = self.pool_size.cumsum(0) - self.pool_size
         self.boxes = _detail_boxes(dataset.landmarks_px[dataset.train], dataset.camera.size_px)
+        self.detail_shares = _DETAIL_SHARES.to(self.boxes.device)
 
     def next(self) -> RayBatch:
         """The next batch; frames come in shuffled passes over the training set."""
-        chosen = self._next_frames()
-        rows, pixels, frames = [], [], []
-        for position, train_index in enumerate(chosen.tolist()):
-            xy = self._draw_pixels(train_index)
-            pixels.append(xy)
-            frames.append(torch.full((len(xy),), position, dtype=torch.int64))
-            rows.append(int(self.dataset.train[train_index]))
-        row_index = torch.tensor(rows)
-        xy, frame = torch.cat(pixels), torch.cat(frames)
-        rgba = self.dataset.images[row_index[frame], xy[:, 1], xy[:, 0]].float() / 255
+        chosen, dataset = self._next_frames(), self.dataset
+        xy = torch.cat([self._anywhere(chosen), self._in_detail(chosen)], 1).flatten(0, 1)
+        frame = torch.arange(len(chosen), device=xy.device).repeat_interleave(self.rays_per_frame)
+        rows = dataset.train[chosen]
+        rgba = dataset.images[rows[frame], xy[:, 1], xy[:, 0]].float() / 255
         alpha = rgba[:, 3]
         rgb = rgba[:, :3] * alpha[:, None] + (1 - alpha[:, None])
-        poses = self.dataset.cam_from_head[row_index]
-        rays = camera_rays(self.dataset.camera, poses, xy + 0.5, frame)
-        return RayBatch(rays, self.dataset.expression[row_index], poses, rgb, alpha)
+        poses = dataset.cam_from_head[rows]
+        rays = camera_rays(dataset.camera, poses, xy + 0.5, frame)
+        return RayBatch(rays, dataset.expression[rows], poses, rgb, alpha)
 
-    def _draw_pixels(self, train_index: int) -> Int[Tensor, "rays 2"]:
+    def _anywhere(self, chosen: Int[Tensor, "batch"]) -> Int[Tensor, "batch rays 2"]:
+        count = self.pool_size[chosen][:, None]
+        drawn = (self._rand(len(chosen), self.rays_per_frame - self.detail_rays) * count).long()
+        flat = self.pool[self.pool_start[chosen][:, None] + drawn.minimum(count - 1)].long()
         width = self.dataset.camera.size_px[0]
-        pool = self.pixels[train_index]
-        anywhere = self.rays_per_frame - self.detail_rays
-        flat = pool[torch.randint(len(pool), (anywhere,), generator=self.generator)].long()
-        xy = torch.stack([flat % width, flat // width], -1)
-        which = torch.randint(4, (self.detail_rays,), generator=self.generator)
-        box = self.boxes[train_index][_DETAIL_SHARES[which]]
-        spread = torch.rand(self.detail_rays, 2, generator=self.generator)
-        detail = (box[:, :2] + spread * (box[:, 2:] - box[:, :2])).long()
-        return torch.cat([xy, detail])
+        return torch.stack([flat % width, flat // width], -1)
+
+    def _in_detail(self, chosen: Int[Tensor, "batch"]) -> Int[Tensor, "batch rays 2"]:
+        shares = self.detail_shares
+        which = shares[(self._rand(len(chosen), self.detail_rays) * len(shares)).long()]
+        box = self.boxes[chosen[:, None], which]
+        spread = self._rand(len(chosen), self.detail_rays, 2)
+        return (box[..., :2] + spread * (box[..., 2:] - box[..., :2])).long()
 
 
 class WholeImageSampler(FrameOrder):
@@ -99,6 +107,9 @@ class WholeImageSampler(FrameOrder):
 
     ``shrink`` pixels of the dataset's images, along each axis, make one of the image that rays are drawn from: its
     colour is their mean. It may be changed between batches.
+
+    Args:
+        dataset: on the device of ``generator``, as is all it hands out.
     """
 
     def __init__(
@@ -111,15 +122,17 @@ class WholeImageSampler(FrameOrder):
 
     def next(self) -> RayBatch:
         """The next batch."""
-        dataset, rows = self.dataset, self.dataset.train[self._next_frames()]
+        dataset, rows, device = self.dataset, self.dataset.train[self._next_frames()], self.generator.device
         width, height = (side // self.shrink for side in dataset.camera.size_px)
         camera = crop_camera(dataset.camera, 0.0, 0.0, 1 / self.shrink, (width, height))
         count = min(self.rays_per_frame, width * height)
-        flat = torch.cat([torch.randperm(width * height, generator=self.generator)[:count] for _ in rows])
-        frame = torch.arange(len(rows)).repeat_interleave(count)
+        flat = torch.cat(
+            [torch.randperm(width * height, generator=self.generator, device=device)[:count] for _ in range(len(rows))]
+        )
+        frame = torch.arange(len(rows), device=device).repeat_interleave(count)
         xy = torch.stack([flat % width, flat // width], -1)
-        inner = torch.cartesian_prod(torch.arange(self.shrink), torch.arange(self.shrink)).view(-1, 2)
-        fine = xy[:, None] * self.shrink + inner
+        line = torch.arange(self.shrink, device=device)
+        fine = xy[:, None] * self.shrink + torch.cartesian_prod(line, line).view(-1, 2)
         rgba = dataset.images[rows[frame][:, None], fine[..., 1], fine[..., 0]].float() / 255
         alpha = rgba[..., 3:]
         rgb = rgba[..., :3] * alpha + (1 - alpha)
@@ -145,13 +158,13 @@ def _near_matte(alpha: Tensor, border_px: int) -> Int[Tensor, "pixels"]:
     near = torch.nn.functional.max_pool2d(mask, (window, 1), 1, (border_px, 0))
     near = torch.nn.functional.max_pool2d(near, (1, window), 1, (0, border_px))
     flat = near.flatten().nonzero()[:, 0].to(torch.int32)
-    return flat if len(flat) else torch.arange(alpha.numel(), dtype=torch.int32)
+    return flat if len(flat) else torch.arange(alpha.numel(), dtype=torch.int32, device=alpha.device)
 
 
 def _detail_boxes(landmarks_px: Float[Tensor, "train 68 2"], size_px: tuple[int, int]) -> Float[Tensor, "train 3 4"]:
     """Boxes (left, top, right, bottom) of mouth, right eye and left eye, with a margin, inside the image."""
     boxes = []
-    limit = torch.tensor(size_px, dtype=torch.float32) - 1
+    limit = torch.tensor(size_px, dtype=torch.float32, device=landmarks_px.device) - 1
     for part, margin in ((_MOUTH, 0.25), (_EYES[0], 0.5), (_EYES[1], 0.5)):
         points = landmarks_px[:, list(part)]
         low, high = points.amin(1), points.amax(1)

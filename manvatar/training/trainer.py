@@ -20,6 +20,8 @@ from manvatar.training.optimizer import GridAdam, make_optimizer
 from manvatar.training.sampler import make_sampler
 from manvatar.types import Dataset
 
+_LOOK_EVERY = 20  # iterations
+
 
 @dataclass
 class Progress:
@@ -27,7 +29,7 @@ class Progress:
 
     iteration: int = 0
     seconds: float = 0.0  # time spent training, over all sessions
-    psnr_db: float = 0.0  # running mean over training rays
+    psnr_db: float = 0.0  # of the running mean of squared errors of training rays
 
 
 class Trainer:
@@ -35,23 +37,31 @@ class Trainer:
 
     Args:
         field: one of :mod:`manvatar.fields`: besides what every field has, its ``box``, its ``parameter_groups`` and,
-            where ``config`` asks for them, ``start_from`` and what the regularisers look at.
+            where ``config`` asks for them, ``start_from`` and what the regularisers look at. It is moved to ``device``.
+        device: where everything is computed. On a GPU the images lie in its memory, all of them.
     """
 
-    def __init__(self, dataset: Dataset, field: nn.Module, config: TrainingConfig, seed: int) -> None:
+    def __init__(
+        self, dataset: Dataset, field: nn.Module, config: TrainingConfig, seed: int, device: torch.device | None = None
+    ) -> None:
+        device = device or torch.device("cpu")
         self.dataset = replace(dataset, bounds=field.box)  # a field may fill a box of its own
         self.field, self.config = field, config
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator(device).manual_seed(seed)
         self.occupancy = OccupancyGrid(field.box, config.occupancy_cell_m)
         if config.start_from_surface:
             field.start_from(self._depth_m, dataset.cam_from_head[dataset.train])
             allowed = self._depth_m(self.occupancy.cell_centers_m()) > -config.margin_before_surface_m
             self.occupancy.allowed.copy_(allowed.view_as(self.occupancy.allowed))
-        self.sampler = make_sampler(dataset, config, self.generator)
+        self.field.to(device)
+        self.occupancy.to(device)
+        self.sampler = make_sampler(_on_device(self.dataset, device), config, self.generator)
         for parameter in field.parameters():
             parameter.data = on_large_pages(parameter.data)
         self.optimizer: GridAdam = make_optimizer(field.parameter_groups(), config)
         self.progress = Progress()
+        self._white = torch.ones(3, device=device)
+        self.squared_error = torch.zeros((), device=device)  # running mean
         self._tables: MarchTables | None = None
 
     def _depth_m(self, points_m: Tensor) -> Tensor:
@@ -77,7 +87,7 @@ class Trainer:
                 self.step(self._schedule(max_seconds))
                 self.progress.seconds += time.perf_counter() - start
                 bar.update()
-                if self.progress.iteration % 20 == 0:
+                if self.progress.iteration % _LOOK_EVERY == 0:
                     bar.set_postfix_str(f"{self.progress.psnr_db:.2f} dB")
                 if every is not None:
                     every(self)
@@ -91,9 +101,8 @@ class Trainer:
             self._look_where_it_is_empty()
         batch = self.sampler.next()
         samples = march(batch.rays, self.occupancy, self._tables, self._march_config(), self.generator)
-        white = torch.ones(3)
         field = self.field.at(batch.expression, batch.cam_from_head)
-        rendering = render(field, batch.rays, samples, white)
+        rendering = render(field, batch.rays, samples, self._white)
         loss = image_loss(rendering, batch.rgb, batch.alpha, config.loss, self._image_pixels())
         loss = loss + sample_loss(field, config.loss)
         if self.progress.iteration % config.regularize_every == 0:
@@ -101,10 +110,14 @@ class Trainer:
         loss.backward()
         self.optimizer.step()  # clears the gradients, too
         self.progress.iteration += 1
-        mse = (rendering.rgb.detach() - batch.rgb).square().mean().clamp_min(1e-10).item()
-        psnr = -10 * math.log10(mse)
-        keep = min(0.98, 1 - 1 / self.progress.iteration)
-        self.progress.psnr_db = keep * self.progress.psnr_db + (1 - keep) * psnr
+        self._note_error((rendering.rgb.detach() - batch.rgb).square().mean())
+
+    def _note_error(self, squared: Tensor) -> None:
+        """Keep the running mean; to look at it is to wait for the device, so that is done now and then."""
+        iteration = self.progress.iteration
+        self.squared_error.lerp_(squared, max(0.02, 1 / iteration))
+        if iteration % _LOOK_EVERY == 0 or iteration == self.config.iterations:
+            self.progress.psnr_db = -10 * math.log10(max(1e-10, self.squared_error.item()))
 
     def _march_config(self) -> MarchConfig:
         """Long steps first: while the whole visual hull may be occupied, short ones cost much and show nothing more."""
@@ -117,8 +130,10 @@ class Trainer:
         if self.config.occupancy_every == 0:
             self.refresh_tables()
             return
-        rows = self.dataset.train[torch.randint(len(self.dataset.train), (8,), generator=self.generator)]
-        expressions, poses = self.dataset.expression[rows], self.dataset.cam_from_head[rows]
+        dataset = self.sampler.dataset
+        chosen = torch.randint(len(dataset.train), (8,), generator=self.generator, device=self.generator.device)
+        rows = dataset.train[chosen]
+        expressions, poses = dataset.expression[rows], dataset.cam_from_head[rows]
         self.occupancy.update(self.field, expressions, self.generator, fraction=0.5, cam_from_head=poses)
         self.refresh_tables()
 
@@ -151,3 +166,14 @@ class Trainer:
         width, height = self.dataset.camera.size_px
         shrink = self.sampler.shrink if self.config.half_size_iterations else 1
         return (width // shrink) * (height // shrink)
+
+
+def _on_device(dataset: Dataset, device: torch.device) -> Dataset:
+    """The part of a dataset that iterations read; itself on the CPU, where images stay on disk until they are read."""
+    if device.type == "cpu":
+        return dataset
+    names = ("images", "cam_from_head", "expression", "landmarks_px", "train")
+    camera = replace(
+        dataset.camera, focal_px=dataset.camera.focal_px.to(device), center_px=dataset.camera.center_px.to(device)
+    )
+    return replace(dataset, camera=camera, **{name: getattr(dataset, name).to(device) for name in names})

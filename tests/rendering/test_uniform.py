@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -64,6 +66,22 @@ def test_empty_cells_are_left_out() -> None:
     every = march(rays, occupancy, march_tables(occupancy, config), MarchConfig(samples_per_ray=11))
     kept = torch.isin(every.distance_m, samples.distance_m)
     torch.testing.assert_close(every.length_m[kept], samples.length_m)
+
+
+def test_what_surely_no_light_reaches_is_left_out() -> None:
+    """With one sample more than needed; where it is dark behind, the endless last sample goes, too."""
+    occupancy = OccupancyGrid(BOX, 0.05)
+    occupancy.highest.fill_(1000.0)
+    occupancy.lowest.fill_(100.0)  # half of them are thin
+    occupancy.lowest[..., 2:] = 0.0
+    pair = torch.tensor([[-0.01, 0.01, 1.0], [0.01, 0.01, 1.0]])
+    rays = Rays(pair, torch.tensor([[0.0, 0.0, -1.0]]).expand(2, 3), torch.zeros(2, dtype=torch.int64))
+    config = MarchConfig(samples_per_ray=11, skip_empty=True, stop_transmittance=0.1)
+    samples = march(rays, occupancy, march_tables(occupancy, config), config)
+    # exp(-100/m x 2 cm) = 0.135 of the light is left behind one sample, 0.018 behind two: three are taken.
+    assert samples.offsets.tolist() == [0, 3, 14]
+    all_of_them = march(rays, occupancy, march_tables(occupancy, config), replace(config, stop_transmittance=0.0))
+    assert all_of_them.offsets.tolist() == [0, 11, 22]
 
 
 def test_one_sample_is_none() -> None:

@@ -34,9 +34,11 @@ def small_dataset() -> Dataset:
     return ellipsoid_dataset(frames=12, held_out=2, size_px=32)
 
 
-def small_trainer(dataset: Dataset, config: TrainingConfig = BRIEF, seed: int = 0) -> Trainer:
+def small_trainer(
+    dataset: Dataset, config: TrainingConfig = BRIEF, seed: int = 0, device: torch.device | None = None
+) -> Trainer:
     torch.manual_seed(seed)
-    return Trainer(dataset, FastField(FIELD, dataset.bounds, dataset.expression.shape[1]), config, seed)
+    return Trainer(dataset, FastField(FIELD, dataset.bounds, dataset.expression.shape[1]), config, seed, device)
 
 
 def state_of(trainer: Trainer) -> dict[str, torch.Tensor]:
