@@ -232,6 +232,7 @@ class FrameNetwork(nn.Module):
         super().__init__()
         if len(person.texture) != 1:
             raise ValueError(f"FrameNetwork takes one person, got {len(person.texture)}")
+        self.exportable = exportable
         self.align_corners = align_corners
         self.keypoint_embedder = copy.deepcopy(keypoint_embedder)
         self.register_buffer("texture", person.texture.detach().clone())

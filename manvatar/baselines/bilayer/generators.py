@@ -71,7 +71,7 @@ class KeypointEmbedder(nn.Module):
         h = self._harmonics(keypoints) if self.octaves else keypoints
         for layer in self.layers[:-1]:
             h = activate(layer(h))
-        return self.layers[-1](h).reshape(len(keypoints), -1, START_SIZE_PX, START_SIZE_PX)
+        return self.layers[-1](h).reshape(keypoints.shape[0], -1, START_SIZE_PX, START_SIZE_PX)
 
     def _harmonics(self, keypoints: Float[Tensor, "images coordinates"]) -> Float[Tensor, "images terms"]:
         scales = math.pi * 2.0 ** torch.arange(self.octaves, dtype=keypoints.dtype, device=keypoints.device)
@@ -201,7 +201,7 @@ def warped(texture: Images, warp: Float[Tensor, "_images 2 height width"], align
             differ by half a pixel at the border and not at the centre.
     """
     grid = identity_grid(warp.shape[-1], warp.device, warp.dtype) + warp.permute(0, 2, 3, 1)
-    texture = texture.expand(len(warp), -1, -1, -1)
+    texture = texture.expand(warp.shape[0], -1, -1, -1)  # len() would fix the size of an exported graph
     return functional.grid_sample(texture, grid, mode="bilinear", padding_mode="zeros", align_corners=align_corners)
 
 

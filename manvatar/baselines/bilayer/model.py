@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn import functional
+from torch.nn.utils import parametrize
 
 from manvatar.baselines.bilayer.blocks import EPSILON, AdaptiveParameters, Images
 from manvatar.baselines.bilayer.discriminator import Discriminator
@@ -135,10 +136,32 @@ def normed_layers(model: nn.Module) -> dict[str, nn.Module]:
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, (nn.Conv2d, nn.Linear))}
 
 
+class SpectralNorm(nn.Module):
+    """A weight divided by u W v, its largest singular value as far as the vectors u and v have come near it.
+
+    In training mode each use is one power iteration, first v and then u: the order of the released code (torch's
+    ``parametrizations.spectral_norm`` has the other). The vectors are constants to the gradient (Miyato et al. 2018).
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        rows = weight.detach().flatten(1)
+        self.register_buffer("u", functional.normalize(torch.randn_like(rows[:, 0]), dim=0, eps=EPSILON))
+        self.register_buffer("v", functional.normalize(rows.T @ self.u, dim=0, eps=EPSILON))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        rows = weight.flatten(1)
+        if self.training:
+            with torch.no_grad():
+                self.v.copy_(functional.normalize(rows.T @ self.u, dim=0, eps=EPSILON))
+                self.u.copy_(functional.normalize(rows @ self.v, dim=0, eps=EPSILON))
+        return weight / torch.dot(self.u.clone(), rows @ self.v.clone())  # clones: a later use changes them
+
+
 def add_spectral_norm(model: nn.Module) -> None:
-    """Divide every weight by an estimate of its largest singular value, one power iteration a training step."""
+    """Put a :class:`SpectralNorm` on every convolution and linear layer."""
     for layer in normed_layers(model).values():
-        parametrizations.spectral_norm(layer, eps=EPSILON)
+        parametrize.register_parametrization(layer, "weight", SpectralNorm(layer.weight))
 
 
 def remove_spectral_norm(model: nn.Module) -> None:

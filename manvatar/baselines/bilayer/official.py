@@ -149,8 +149,8 @@ class _Checkpoint:
             raise self.error(f"has no spectral norm for {name}, which training on needs")
         weight, u, v = self.norms[name]
         parametrization.original.copy_(weight)
-        parametrization[0]._u.copy_(u)
-        parametrization[0]._v.copy_(v)
+        parametrization[0].u.copy_(u)
+        parametrization[0].v.copy_(v)
 
     def _divided(self, layer: str) -> Tensor:
         weight, u, v = self.norms[layer]
@@ -289,7 +289,7 @@ def official_entries(path: Path, network: dict[str, nn.Module], config: BilayerC
                 weight = layer.parametrizations.weight
                 entries |= {
                     f"{name}.{last}": value
-                    for last, value in zip(_NORM_ENTRIES, (weight.original, weight[0]._u, weight[0]._v), strict=True)
+                    for last, value in zip(_NORM_ENTRIES, (weight.original, weight[0].u, weight[0].v), strict=True)
                 }
             else:
                 entries[f"{name}.weight"] = layer.weight
