@@ -63,11 +63,11 @@ def track_clip(
             progress=lambda share, _: bar.update(round(100 * share) - bar.n),
         )
     if fitted.fit.config.dense:
-        fitted = _refined(clip, fitted, show_progress)
+        fitted = refined_by_pictures(clip, fitted, show_progress)
     return TrackedClip(fitted.track(), detection)
 
 
-def _refined(clip: Clip, fitted: Fitted, show_progress: bool) -> Fitted:
+def refined_by_pictures(clip: Clip, fitted: Fitted, show_progress: bool) -> Fitted:
     """The fit after a second look at the clip, at all of the skin."""
     config = fitted.fit.config
     skin = skin_of(fitted.face_model, fitted.identity(), config.dense_points)

@@ -41,11 +41,21 @@ _LIDS = (
 _BROWS = schemes.MEDIAPIPE_RIGHT_BROW + schemes.MEDIAPIPE_LEFT_BROW
 _NOSE = (*schemes.MEDIAPIPE_NOSE_LINE, 98, 97, 326, 327, 48, 278, 115, 344, 129, 358, 64, 294)
 _CHEEKS_CHIN = (9, 151, 108, 337, 117, 346, 50, 280, 205, 425, 187, 411, 199, 200)
+# Further points on plain skin, spread as evenly as 120 can be (farthest point sampling on the builtin head).
+_SKIN = (
+    *(8, 20, 31, 34, 35, 36, 57, 68, 69, 71, 100, 101, 104, 106, 111, 116, 118, 121, 123, 124, 134, 135, 137, 138, 139),
+    *(140, 142, 143, 147, 156, 165, 169, 170, 171, 177, 189, 192, 194, 201, 202, 204, 206, 207, 209, 210, 212, 213),
+    *(214, 215, 216, 217, 221, 222, 223, 227, 229, 230, 236, 237, 245, 250, 261, 264, 265, 266, 287, 298, 299, 301),
+    *(329, 330, 333, 335, 340, 345, 347, 350, 352, 353, 363, 364, 366, 367, 368, 369, 371, 372, 376, 383, 391, 394),
+    *(395, 396, 401, 413, 416, 418, 421, 422, 424, 426, 427, 429, 430, 432, 433, 434, 435, 436, 437, 441, 442, 443),
+    *(446, 447, 449, 450, 456, 457, 465),
+)
 
 
-def _weights_478() -> dict[int, float]:
+def _weights_478(skin_weight: float) -> dict[int, float]:
+    weight = dict.fromkeys(_SKIN, skin_weight) if skin_weight > 0 else {}
     # Brows and cheeks have no sharp feature to lie on: detectors place them loosely.
-    weight = dict.fromkeys(_LIPS + _LIDS + _NOSE, 1.0)
+    weight.update(dict.fromkeys(_LIPS + _LIDS + _NOSE, 1.0))
     weight.update(dict.fromkeys(_BROWS, 0.5))
     weight.update(dict.fromkeys(_CHEEKS_CHIN, 0.3))
     return weight
@@ -57,17 +67,20 @@ def _weights_68() -> dict[int, float]:
     return weight
 
 
-def fit_points(face_model: FaceModel, scheme: LandmarkScheme, leave_out: tuple[int, ...] = ()) -> FitPoints:
+def fit_points(
+    face_model: FaceModel, scheme: LandmarkScheme, leave_out: tuple[int, ...] = (), skin_weight: float = 0.0
+) -> FitPoints:
     """The points of ``scheme`` that ``face_model`` has and the tracker trusts.
 
     Args:
         leave_out: landmarks of the scheme not to fit, for held-out scores. Pairs that use one are dropped.
+        skin_weight: of the points on plain skin, which only ``mediapipe478`` has; 0 leaves them out.
 
     Raises:
         ValueError: the model has no embedding of ``scheme``, or fewer than six usable points.
     """
     if scheme == "mediapipe478":
-        weights, pairs = _weights_478(), schemes.MEDIAPIPE_APERTURE_PAIRS
+        weights, pairs = _weights_478(skin_weight), schemes.MEDIAPIPE_APERTURE_PAIRS
     else:
         weights, pairs = _weights_68(), schemes.IBUG68_APERTURE_PAIRS
     trust = face_model.embedding(scheme).weight

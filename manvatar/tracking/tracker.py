@@ -109,7 +109,7 @@ def fit_landmarks(
     progress(0.0, "first poses")
     if all(embedding.scheme != landmarks.scheme for embedding in face_model.embeddings):
         landmarks = as_ibug68(landmarks)
-    points = fit_points(face_model, landmarks.scheme, leave_out)
+    points = fit_points(face_model, landmarks.scheme, leave_out, config.skin_weight)
     log_focal = math.log(focal_px if focal_px is not None else config.prior_focal_ratio * max(size_px))
     model = LandmarkModel.of(face_model, points)
     problem, state = _start(landmarks, points, model, size_px, log_focal, config)

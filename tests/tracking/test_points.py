@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from manvatar.landmarks import schemes
 from manvatar.tracking.points import fit_points
 from manvatar.types import FaceModel
 
@@ -26,6 +27,17 @@ def test_left_out_points_and_their_pairs_are_dropped(builtin: FaceModel) -> None
     assert not {37, 62} & set(part.index.tolist())
     kept = {tuple(pair) for pair in whole.index[whole.pairs].tolist()} - {(37, 41), (62, 66)}
     assert {tuple(pair) for pair in part.index[part.pairs].tolist()} == kept
+
+
+def test_points_on_plain_skin_join_only_when_asked(builtin: FaceModel) -> None:
+    without, with_skin = (fit_points(builtin, "mediapipe478", skin_weight=weight) for weight in (0.0, 0.3))
+    added = set(with_skin.index.tolist()) - set(without.index.tolist())
+    assert len(added) == 120 and not added & set(schemes.MEDIAPIPE_OVAL)
+    weight = dict(zip(with_skin.index.tolist(), with_skin.weight.tolist(), strict=True))
+    assert {weight[k] for k in added} == {0.3}
+    before = dict(zip(without.index.tolist(), without.weight.tolist(), strict=True))
+    assert all(weight[k] == before[k] for k in before)
+    assert torch.equal(with_skin.index[with_skin.pairs], without.index[without.pairs])
 
 
 def test_a_model_without_enough_points_is_refused(builtin: FaceModel) -> None:
