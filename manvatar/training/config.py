@@ -42,6 +42,7 @@ class TrainingConfig:
     occupancy_cell_m: float = 0.004
     regularize_every: int = 8  # the motion regularisers touch whole grids, so they come rarely and weigh as much more
     start_from_surface: bool = True  # the field begins opaque behind the tracked face, and stays within the hull
+    within_hull: bool = False  # without that: no samples outside what the mattes allow; needs a march that skips
     whole_image: bool = False  # rays from anywhere in the image, none twice; mouth, eyes and matte count for nothing
     half_size_iterations: int = 0  # so many at the start see images of half the size; needs whole_image
     adam_betas: tuple[float, ...] = (0.9, 0.99)
@@ -64,6 +65,8 @@ class TrainingConfig:
             raise UserError(f"occupancy_every = {self.occupancy_every} is not possible; give 0 or more")
         if self.occupancy_every == 0 and (self.march.skip_empty or not self.march.samples_per_ray):
             raise UserError("occupancy_every = 0 is not possible with this march; give 1 or more")
+        if self.within_hull and self.march.samples_per_ray and not self.march.skip_empty:
+            raise UserError("within_hull needs skip_empty = true in [training.march]")
         if self.half_size_iterations and not self.whole_image:
             raise UserError("half_size_iterations needs whole_image = true")
         if len(self.adam_betas) != 2 or not all(0 <= beta < 1 for beta in self.adam_betas):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from manvatar.config import from_table, read_toml
 from manvatar.errors import UserError
@@ -23,8 +24,13 @@ class Preset:
 
 
 def load_preset(name_or_path: str) -> Preset:
-    """A preset by name, or from a TOML file. Raises ``UserError`` where it cannot be read."""
+    """A preset by name, or from a TOML file. Raises ``UserError`` where it cannot be read.
+
+    With ``base = "paper"`` a file says only what differs from that preset.
+    """
     table = read_toml(name_or_path)
+    if "base" in table:
+        table = _merged(read_toml(str(table.pop("base"))), table)
     field_table = table.pop("field", {})
     preset = from_table(Preset, {"name": name_or_path, **table}, name_or_path)
     if not isinstance(field_table, dict):
@@ -32,6 +38,15 @@ def load_preset(name_or_path: str) -> Preset:
     preset = dataclasses.replace(preset, field=field_config(preset.field_name, field_table, f"{name_or_path} field"))
     _require_fit(preset)
     return preset
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with the entries of ``changes``, tables entry by entry."""
+    result = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        result[key] = _merged(base[key], value) if both else value
+    return result
 
 
 def _require_fit(preset: Preset) -> None:

@@ -53,6 +53,9 @@ class Trainer:
             field.start_from(self._depth_m, dataset.cam_from_head[dataset.train])
             allowed = self._depth_m(self.occupancy.cell_centers_m()) > -config.margin_before_surface_m
             self.occupancy.allowed.copy_(allowed.view_as(self.occupancy.allowed))
+        elif config.within_hull:
+            allowed = visual_hull(dataset, self.occupancy.cell_centers_m())
+            self.occupancy.allowed.copy_(allowed.view_as(self.occupancy.allowed))
         self.field.to(device)
         self.occupancy.to(device)
         self.sampler = make_sampler(_on_device(self.dataset, device), config, self.generator)
