@@ -61,9 +61,12 @@ def _interleaved(four: Images, beside: Images) -> Images:
     image, row, column, _ = four.stride()
     sizes = images, height, 2, width, 2, channels
     placed = four.as_strided(sizes, (image, row, row + 2 * channels, column, column + channels, 1))
-    doubled = torch.empty(sizes, dtype=four.dtype, device=four.device)
-    torch.add(placed, small, out=doubled)
-    return doubled.view(images, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
+    if torch.compiler.is_compiling():
+        doubled = placed + small  # the compiler chooses the layout
+    else:
+        doubled = torch.empty(sizes, dtype=four.dtype, device=four.device)
+        torch.add(placed, small, out=doubled)
+    return doubled.reshape(images, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
 
 
 class DownConvolution(nn.Module):

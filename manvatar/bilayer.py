@@ -1,0 +1,164 @@
+"""``python -m manvatar.bilayer``: photos that speak, with the bi-layer model and its released weights."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from manvatar.baselines.bilayer.animation import frame_network, pictures, write_pictures
+from manvatar.baselines.bilayer.enhancer import STEPS
+from manvatar.baselines.bilayer.fast import FrameNetwork, accelerated
+from manvatar.baselines.bilayer.model import BilayerModel, Person
+from manvatar.baselines.bilayer.official import load_official
+from manvatar.baselines.bilayer.onnx_export import export_onnx
+from manvatar.baselines.bilayer.photo import Photo, person_of, prepare_photo, read_picture
+from manvatar.baselines.bilayer.reenact import driven_keypoints
+from manvatar.cli import Output, Positional, run
+from manvatar.driving import parse_background
+from manvatar.errors import UserError
+from manvatar.face_models import load
+from manvatar.files import make_folder
+from manvatar.tracking import load_track, track_clip
+from manvatar.types import FaceModel, Track
+from manvatar.video import open_clip
+
+Device = Literal["auto", "cpu", "cuda"]
+_MOST_STEPS = 64
+
+
+def animate(
+    photo: Positional[Path],
+    drive: Path,
+    weights: Path,
+    out: Output,
+    motion: Literal["relative", "absolute"] = "relative",
+    background: str = "white",
+    steps: int = STEPS,
+    precision: Literal["float32", "bfloat16"] = "float32",
+    compile: bool = False,
+    face_model: str = "builtin",
+    landmarks: str = "auto",
+    old_sampling: bool = False,
+    no_visible_mark: bool = False,
+    device: Device = "auto",
+) -> None:
+    """Animate a photo with the expression and head motion of a video.
+
+    Only expression and motion pass from the driver; the landmarks are made with the face of the photo.
+
+    Args:
+        photo: a picture with one face.
+        drive: a video, or a track of one (.safetensors).
+        weights: folder with the released checkpoints (2225_*.pth, 1225_texture_enhancer.pth).
+        out: the video to write (.mp4, .mov, .mkv).
+        motion: relative: the head moves from its place in the photo; absolute: it looks where the driver looks.
+        background: white, black, R,G,B from 0 to 255, or painted: what the network shows there.
+        steps: updates of the texture; 0 = none.
+        precision: of the convolutions of a frame.
+        compile: through torch.compile; takes a while to start.
+        face_model: builtin, or the file or folder of a face model; that of a driving track.
+        landmarks: auto, mediapipe or face-alignment; for the photo and a driving video.
+        old_sampling: sample the texture as torch did when the weights were trained (align_corners).
+        no_visible_mark: leave out the small word in the corner.
+        device: auto takes the GPU where there is one.
+    """
+    color = None if background == "painted" else parse_background(background)
+    if color is None and background != "painted":
+        raise UserError("videos cannot be transparent; give white, black, R,G,B or painted as --background")
+    make_folder(out.parent)  # found out now, not after minutes of work
+    target = _device(device)
+    model, fitted, shape = _start(photo, weights, face_model, landmarks, steps)
+    driver = _driver(drive, shape, landmarks)
+    keypoints = driven_keypoints(fitted, driver, shape, motion)
+    person = _person(model.to(target), fitted, steps, old_sampling)
+    network = frame_network(model, person, precision, compile, align_corners=old_sampling)
+    images = pictures(network, keypoints, color, target)
+    write_pictures(out, images, driver.frame_rate_hz, mark=not no_visible_mark)
+    print(f"{out}: {len(keypoints)} frames of {model.config.image_size_px} px")
+
+
+def export(
+    photo: Positional[Path],
+    weights: Path,
+    out: Output,
+    steps: int = STEPS,
+    face_model: str = "builtin",
+    landmarks: str = "auto",
+    old_sampling: bool = False,
+) -> None:
+    """Write the person of a photo as an ONNX graph: keypoints (N, 136) to image and mask.
+
+    Args:
+        photo: a picture with one face.
+        weights: folder with the released checkpoints.
+        out: the file to write (.onnx).
+        steps: updates of the texture; 0 = none.
+        face_model: builtin, or the file or folder of a face model.
+        landmarks: auto, mediapipe or face-alignment.
+        old_sampling: as in animate.
+    """
+    if out.suffix.lower() != ".onnx":
+        raise UserError(f"cannot write {out.name}; give a name that ends in .onnx")
+    make_folder(out.parent)
+    model, fitted, _ = _start(photo, weights, face_model, landmarks, steps)
+    person = _person(model, fitted, steps, old_sampling)
+    parts = model.keypoint_embedder, model.inference_generator, person
+    export_onnx(FrameNetwork(*parts, exportable=True, align_corners=old_sampling), out)
+    print(f"{out}: keypoints (N, 136), -1 to 1 over the crop -> image (N, 3, H, W) in [-2, 2], mask (N, 1, H, W)")
+
+
+def _start(
+    photo: Path, weights: Path, face_model: str, landmarks: str, steps: int
+) -> tuple[BilayerModel, Photo, FaceModel]:
+    """The model, the photo as it takes it, and the face model of photo and driver."""
+    if not 0 <= steps <= _MOST_STEPS:
+        raise UserError(f"--steps {steps} is out of range; give 0 to {_MOST_STEPS}")
+    if landmarks not in ("auto", "mediapipe", "face-alignment"):
+        raise UserError(f"--landmarks {landmarks} is not known; give auto, mediapipe or face-alignment")
+    picture = read_picture(photo)
+    model = load_official(weights)
+    shape = load(face_model)
+    return model, prepare_photo(picture, shape, model.config.image_size_px, landmarks), shape
+
+
+def _person(model: BilayerModel, photo: Photo, steps: int, old_sampling: bool) -> Person:
+    if model.texture_enhancer is None and steps:
+        print("the weights have no texture enhancer; the texture is as predicted from the photo", file=sys.stderr)
+    return person_of(accelerated(model), photo, steps, old_sampling)
+
+
+def _driver(path: Path, face_model: FaceModel, landmarks: str) -> Track:
+    if path.suffix.lower() == ".safetensors":
+        return load_track(path)
+    return track_clip(open_clip(path), face_model, landmarks=landmarks).track
+
+
+def _device(name: Device) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda was asked for, but torch sees no GPU; leave it out to use the CPU")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+VERBS: dict[str, Callable[..., None]] = {"animate": animate, "export-onnx": export}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; its first argument is one of :data:`VERBS`."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments and arguments[0] in VERBS:
+        return run(VERBS[arguments[0]], arguments[1:])
+    lines = [f"  {name:14}{(verb.__doc__ or '').splitlines()[0]}" for name, verb in VERBS.items()]
+    text = "\n".join(["usage: manvatar bilayer VERB [options]    (VERB --help lists them)", "", *lines])
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(text)
+        return 0
+    print(text, file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
