@@ -1,0 +1,140 @@
+"""The frames of a dataset as a 2D model sees them: square images on white, masks, keypoints."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from manvatar.baselines.bilayer.generators import identity_grid
+from manvatar.baselines.one_video.rig import as_keypoints
+from manvatar.errors import UserError
+from manvatar.types import Dataset
+
+# One standard deviation of an augmentation of strength 1.
+_SHIFT, _SCALE, _TILT_RAD = 0.06, 0.06, 0.15
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one iteration sees."""
+
+    keypoints: Float[Tensor, "images 136"]
+    image: Float[Tensor, "images 3 size size"]  # on white, [-1, 1]
+    mask: Float[Tensor, "images 1 size size"]  # [0, 1]
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(self.keypoints.to(device), self.image.to(device), self.mask.to(device))
+
+
+class PortraitFrames:
+    """Rows of a dataset as batches. The same images, mattes and projected landmarks that the voxel avatar is given.
+
+    Raises:
+        UserError: the images are not square, or landmarks are missing (a dataset folder of AvatarMAV has none).
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        width, height = dataset.camera.size_px
+        if width != height:
+            raise UserError(f"2D models take square images, but these are {width} x {height}")
+        self.dataset = dataset
+        self.keypoints = as_keypoints(dataset.landmarks_px, dataset.camera).float()
+        if not bool(self.keypoints[dataset.train].isfinite().all()):
+            raise UserError("2D models are driven by landmarks, and this dataset has none; give the video itself")
+
+    def batch(self, rows: Int[Tensor, "images"]) -> Batch:
+        rgba = self.dataset.images[rows].permute(0, 3, 1, 2).float() / 255
+        mask = rgba[:, 3:]
+        image = (rgba[:, :3] * mask + (1 - mask)) * 2 - 1
+        return Batch(self.keypoints[rows], image, mask)
+
+    def mean_texture(self, frames: int = 64) -> Float[Tensor, "1 3 size size"]:
+        """The mean training image inside the mattes, aligned by its landmarks, [-1, 1]: what a texture begins with."""
+        train = self.dataset.train
+        rows = train[torch.linspace(0, len(train) - 1, min(frames, len(train))).long()]
+        batch = self.batch(rows)
+        size = batch.image.shape[-1]
+        back = _inverse(self.aligning(batch.keypoints))
+        grid = functional.affine_grid(back, [len(rows), 3, size, size], align_corners=False)
+        premultiplied = (batch.image + 1) / 2 - (1 - batch.mask)
+        aligned = functional.grid_sample(
+            torch.cat([premultiplied, batch.mask], 1), grid, padding_mode="border", align_corners=False
+        ).mean(0, keepdim=True)
+        return (aligned[:, :3] / aligned[:, 3:].clamp_min(0.05)).clamp(0, 1) * 2 - 1
+
+    def aligning(self, keypoints: Float[Tensor, "images 136"]) -> Float[Tensor, "images 2 3"]:
+        """The affine map that brings each image's landmarks nearest to their mean over the training frames."""
+        points = keypoints.view(len(keypoints), -1, 2)
+        mean = self.keypoints[self.dataset.train].mean(0).view(-1, 2).to(points)
+        # Least squares by the moments: LAPACK's solver does not give the same bits every time.
+        middle, center = points.mean(1), mean.mean(0)
+        spread = points - middle[:, None]
+        second = (spread[:, :, :, None] * spread[:, :, None]).sum(1)
+        mixed = ((mean - center)[None, :, :, None] * spread[:, :, None]).sum(1)
+        linear = (mixed[:, :, :, None] * _inverse_2x2(second)[:, None]).sum(2)
+        shift = center - (linear * middle[:, None]).sum(2)
+        return torch.cat([linear, shift[:, :, None]], -1)
+
+    def aligning_warp(
+        self, keypoints: Float[Tensor, "images 136"], size_px: int
+    ) -> Float[Tensor, "images 2 size size"]:
+        """:meth:`aligning` as what a warp adds to the identity: where in :meth:`mean_texture` each pixel comes from."""
+        place = self.aligning(keypoints)
+        grid = functional.affine_grid(place, [len(keypoints), 3, size_px, size_px], align_corners=False)
+        return (grid - identity_grid(size_px, keypoints.device)).permute(0, 3, 1, 2)
+
+
+def augmented(batch: Batch, strength: float, generator: torch.Generator) -> Batch:
+    """Each image and its keypoints shifted, scaled and tilted at random; what comes from beyond the border is white.
+
+    Args:
+        strength: 1 = standard deviations of 6 % of the half side, 6 % and 0.15 rad; 0 = as it is.
+    """
+    if strength == 0:
+        return batch
+    count = len(batch.image)
+    random = torch.randn(count, 4, generator=generator) * strength
+    angle, scale = random[:, 0] * _TILT_RAD, (random[:, 1] * _SCALE).exp()
+    shift = random[:, 2:] * _SHIFT
+    cosine, sine = angle.cos() * scale, angle.sin() * scale
+    turn = torch.stack([cosine, -sine, sine, cosine], -1).view(count, 2, 2)
+    keypoints = batch.keypoints.view(count, -1, 2) @ turn.mT + shift[:, None]
+    place = _inverse(torch.cat([turn, shift[:, :, None]], -1))
+    grid = functional.affine_grid(place, list(batch.image.shape), align_corners=False)
+    both = torch.cat([batch.image - 1, batch.mask], 1)  # 0 = background, which is what lies beyond the border
+    both = functional.grid_sample(both, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return Batch(keypoints.flatten(1), both[:, :3] + 1, both[:, 3:])
+
+
+def _inverse(affine: Float[Tensor, "images 2 3"]) -> Float[Tensor, "images 2 3"]:
+    back = _inverse_2x2(affine[:, :, :2])
+    return torch.cat([back, -(back * affine[:, None, :, 2]).sum(2, keepdim=True)], -1)
+
+
+def _inverse_2x2(matrix: Float[Tensor, "images 2 2"]) -> Float[Tensor, "images 2 2"]:
+    a, b, c, d = matrix.flatten(1).unbind(1)
+    return torch.stack([d, -b, -c, a], -1).view(-1, 2, 2) / (a * d - b * c)[:, None, None]
+
+
+class FrameOrder:
+    """Which rows come next: shuffled passes over all of them."""
+
+    def __init__(self, rows: Int[Tensor, "rows"], per_batch: int, generator: torch.Generator) -> None:
+        self.rows, self.per_batch, self.generator = rows, per_batch, generator
+        self.left = torch.empty(0, dtype=torch.int64)  # of the current pass; saved with a run
+
+    def next(self) -> Int[Tensor, "images"]:
+        while len(self.left) < self.per_batch:
+            self.left = torch.cat([self.left, torch.randperm(len(self.rows), generator=self.generator)])
+        chosen, self.left = self.left[: self.per_batch], self.left[self.per_batch :]
+        return self.rows[chosen]
+
+
+def cosine_rate(schedule: float, final_fraction: float) -> float:
+    """From 1 at schedule 0 to ``final_fraction`` at 1 along half a cosine."""
+    return final_fraction + (1 - final_fraction) * 0.5 * (1 + math.cos(math.pi * min(1.0, schedule)))

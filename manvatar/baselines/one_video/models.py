@@ -1,0 +1,145 @@
+"""One person as a 2D model: keypoints in, image and mask out; nothing else depends on who it is.
+
+``bilayer``: the person-specific form of the bi-layer model. Embedder, projectors and texture generator of the model of
+many people are constants for one of them, so a free texture and free adaptive values stand in their place; 5.8 M
+parameters at 256 pixels. ``fewshot``: the generator of the few-shot model with free AdaIN values, trained from nothing
+on one video. It is a translator from landmark pictures to images, not the published few-shot method, and draws its own
+background, which is white here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from manvatar.baselines.bilayer.generators import (
+    KEYPOINTS,
+    FreePerson,
+    InferenceGenerator,
+    InferenceOutput,
+    KeypointEmbedder,
+    warped,
+)
+from manvatar.baselines.fewshot.networks import Generator
+from manvatar.baselines.one_video.config import MODELS, NetworkConfig
+from manvatar.baselines.stickman import draw_stickman
+from manvatar.errors import UserError
+
+Images = Float[Tensor, "images channels size size"]
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """What a model shows; differentiable in its parameters."""
+
+    image: Float[Tensor, "images 3 size size"]  # RGB, [-1, 1] but for overshoots; straight where there is a mask
+    mask_logits: Float[Tensor, "images 1 size size"] | None  # None: the image has its own background, white
+    low_frequency: Float[Tensor, "images 3 size size"] | None = None
+    warp: Float[Tensor, "images 2 size size"] | None = None
+
+    def on_white(self) -> Float[Tensor, "images 3 size size"]:
+        """The image before white, in [-1, 1] but for overshoots."""
+        return self.image if self.mask_logits is None else composited(self.image, self.mask_logits.sigmoid())
+
+
+def composited(image: Images, mask: Float[Tensor, "images 1 size size"]) -> Images:
+    """An image in [-1, 1] before white."""
+    return image * mask + (1 - mask)
+
+
+class BilayerPortrait(nn.Module):
+    """Keypoint embedder, inference generator, free adaptive values, free texture."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        size = config.image_size_px
+        self.generator = InferenceGenerator(config.width, config.max_width, size)
+        self.embedder = KeypointEmbedder(self.generator.inputs)
+        self.person = FreePerson(self.generator.widths)
+        self.texture = nn.Parameter(torch.zeros(1, 3, size, size))
+        # Keypoints as the embedder is given them: an affine map, which its first layer could absorb.
+        self.register_buffer("keypoint_mean", torch.zeros(2 * KEYPOINTS))
+        self.register_buffer("keypoint_map", torch.eye(2 * KEYPOINTS))
+
+    def forward(self, keypoints: Float[Tensor, "images 136"]) -> Portrait:
+        seen = (keypoints - self.keypoint_mean) @ self.keypoint_map
+        features = self.embedder(seen).contiguous(memory_format=torch.channels_last)
+        output = self.generator(features, self.person())
+        # Positions need more digits than bfloat16 has, whatever the convolutions were computed in.
+        warp, low_frequency = output.warp.float(), output.low_frequency.float()
+        mask_logits = output.mask_logits.float()
+        output = InferenceOutput(warp, low_frequency, mask_logits)
+        image = low_frequency + warped(self.texture.float(), warp)
+        return Portrait(image, mask_logits, low_frequency, warp)
+
+    def start_from(
+        self, texture: Float[Tensor, "1 3 size size"], keypoints: Float[Tensor, "frames 136"], whitening: float
+    ) -> None:
+        """Begin with this texture, in [-1, 1], nearly in place, and with little on top of it.
+
+        Args:
+            keypoints: of the training frames. The embedder sees them whitened: where a head turns much and its lips
+                move little, a network that is given both as they are learns the turning by heart first.
+            whitening: movements smaller than this (standard deviation; 1 = half the image) are not made larger;
+                0 = keypoints stay as they are.
+        """
+        with torch.no_grad():
+            if whitening:
+                mean, scale = _whitening(keypoints, whitening)
+                self.keypoint_mean.copy_(mean), self.keypoint_map.copy_(scale)
+            self.texture.copy_(texture.to(self.texture))
+            for head in (self.generator.warp_head, self.generator.low_frequency_head, self.generator.mask_head):
+                head.weight.mul_(0.3)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """By what sets their rate: "network", "adaptive" and "texture"."""
+        network = [*self.embedder.parameters(), *self.generator.parameters()]
+        return {"network": network, "adaptive": list(self.person.parameters()), "texture": [self.texture]}
+
+
+class FewShotPortrait(nn.Module):
+    """The AdaIN generator of the few-shot model, free AdaIN values."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.size_px = config.image_size_px
+        self.generator = Generator(config.width, config.max_width, config.image_size_px)
+        self.person = nn.Parameter(self.generator.neutral())
+
+    def forward(self, keypoints: Float[Tensor, "images 136"]) -> Portrait:
+        stickmen = draw_stickman(keypoints, self.size_px, "fewshot").contiguous(memory_format=torch.channels_last)
+        return Portrait(self.generator(stickmen, self.person).float(), None)
+
+    def start_from(
+        self, texture: Float[Tensor, "1 3 size size"], keypoints: Float[Tensor, "frames 136"], whitening: float
+    ) -> None:
+        """There is nothing to begin with."""
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        return {"network": list(self.generator.parameters()), "adaptive": [self.person]}
+
+
+def _whitening(
+    keypoints: Float[Tensor, "frames 136"], floor: float
+) -> tuple[Float[Tensor, "136"], Float[Tensor, "136 136"]]:
+    """Mean of keypoints, and the map after which all their directions of movement vary alike, down to ``floor``."""
+    mean = keypoints.mean(0)
+    centered = (keypoints - mean).double()
+    variance, directions = torch.linalg.eigh(centered.T @ centered / len(centered))
+    scale = (variance.clamp_min(0) + floor**2).rsqrt()
+    scale[variance < (0.02 * floor) ** 2] = 0  # nothing moves that way, and which way that is depends on rounding
+    return mean, (directions * scale).float()
+
+
+PortraitModel = BilayerPortrait | FewShotPortrait
+_KINDS = dict(zip(MODELS, (BilayerPortrait, FewShotPortrait), strict=True))
+
+
+def make_model(name: str, config: NetworkConfig) -> PortraitModel:
+    """A fresh model, channels last. Raises ``UserError`` for a name or a size that there is not."""
+    if name not in _KINDS:
+        raise UserError(f"there is no 2D model {name!r}; this version of manvatar has {', '.join(MODELS)}")
+    return _KINDS[name](config).to(memory_format=torch.channels_last)

@@ -1,0 +1,82 @@
+"""The two networks of one person."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from manvatar.baselines.one_video.config import NetworkConfig
+from manvatar.baselines.one_video.models import Portrait, make_model
+from manvatar.errors import UserError
+
+SMALL = NetworkConfig(width=8, max_width=32, image_size_px=32)
+
+
+def test_counts_of_the_bilayer_form() -> None:
+    """Generator 4,123,782, adaptive values 244,576, keypoint embedder 1,219,328, texture 196,608."""
+    model = make_model("bilayer", NetworkConfig())
+    groups = {name: sum(p.numel() for p in members) for name, members in model.parameter_groups().items()}
+    assert groups == {"network": 4_123_782 + 1_219_328, "adaptive": 244_576, "texture": 196_608}
+    assert sum(groups.values()) == sum(p.numel() for p in model.parameters())
+
+
+def test_counts_of_the_fewshot_form() -> None:
+    model = make_model("fewshot", NetworkConfig(64, 512))
+    groups = {name: sum(p.numel() for p in members) for name, members in model.parameter_groups().items()}
+    assert groups["adaptive"] == 13_056 and 31.1e6 < groups["network"] < 31.3e6
+
+
+@pytest.mark.parametrize("name", ["bilayer", "fewshot"])
+def test_shapes_and_gradients(name: str) -> None:
+    model = make_model(name, SMALL)
+    model.start_from(torch.rand(1, 3, 32, 32) * 2 - 1, torch.rand(9, 136), 0.01)
+    portrait = model((torch.rand(3, 136) - 0.5).requires_grad_())
+    assert portrait.image.shape == (3, 3, 32, 32)
+    assert (portrait.mask_logits is None) == (name == "fewshot")
+    portrait.on_white().square().sum().backward()
+    assert [key for key, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+def test_the_texture_is_what_is_shown() -> None:
+    model = make_model("bilayer", SMALL).eval()
+    texture = torch.rand(1, 3, 32, 32) * 2 - 1
+    model.start_from(texture, torch.rand(9, 136), 0.0)
+    with torch.no_grad():
+        for head in (model.generator.warp_head, model.generator.low_frequency_head, model.generator.mask_head):
+            head.weight.zero_(), head.bias.zero_()
+        portrait = model(torch.rand(2, 136))
+    torch.testing.assert_close(portrait.image, texture.expand(2, -1, -1, -1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(portrait.on_white(), (portrait.image + 1) / 2)  # a mask of one half
+
+
+def test_whitened_keypoints_vary_alike() -> None:
+    """Large and small movements come in at the same size, those below the floor do not, and noise stays out."""
+    time = torch.arange(400.0)
+    keypoints = torch.zeros(400, 136)
+    for column, size in ((0, 0.5), (7, 0.05), (100, 1e-4)):
+        keypoints[:, column] = size * (time * (0.1 + 0.037 * column)).sin() + 0.1
+    model = make_model("bilayer", SMALL)
+    model.start_from(torch.zeros(1, 3, 32, 32), keypoints, 1e-3)
+    seen = (keypoints - model.keypoint_mean) @ model.keypoint_map
+    deviation = seen.square().mean(0).sqrt().sort(descending=True).values
+    torch.testing.assert_close(deviation[:2], torch.ones(2), atol=0.01, rtol=0)
+    assert 0.05 < deviation[2] < 0.1 and deviation[3] == 0
+
+
+def test_positions_are_not_rounded_to_bfloat16() -> None:
+    model = make_model("bilayer", SMALL)
+    with torch.autocast("cpu", torch.bfloat16):
+        portrait = model(torch.rand(2, 136))
+    assert portrait.image.dtype == portrait.warp.dtype == torch.float32
+
+
+def test_a_portrait_without_a_mask_has_its_own_background() -> None:
+    image = torch.rand(1, 3, 4, 4)
+    assert Portrait(image, None).on_white() is image
+
+
+def test_no_such_model() -> None:
+    with pytest.raises(UserError, match="no 2D model 'voxels'"):
+        make_model("voxels", SMALL)
+    with pytest.raises(UserError, match="image_size_px = 48"):
+        make_model("bilayer", NetworkConfig(image_size_px=48))
