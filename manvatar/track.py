@@ -28,6 +28,8 @@ def track(
     landmarks: str = "auto",
     focal_px: float | None = None,
     overlay: Path | None = None,
+    report: Path | None = None,
+    arkit: Path | None = None,
     start: float = 0.0,
     end: float | None = None,
 ) -> None:
@@ -39,18 +41,31 @@ def track(
         face_model: builtin, or the file or folder of a face model.
         landmarks: auto, face-alignment, or a file of landmarks.
         focal_px: focal length of the camera in pixels, where it is known.
-        overlay: also write a video with mesh, landmarks, axes and residual drawn over the frames.
+        overlay: also write a video with mesh, landmarks, axes and residual drawn over the frames, and the report.
+        report: a picture (.png) that shows whether to trust the track; beside the overlay where no name is given.
+        arkit: also write the expressions as Apple's 52 blendshapes, a CSV such as Live Link Face writes.
         start: where in the video to begin, seconds.
         end: where to stop, seconds; default: its end.
     """
     clip = open_clip(video, start, end)
-    for path in (out, overlay):
+    if report is None and overlay is not None:
+        report = overlay.with_name(f"{overlay.stem}_report.png")
+    for path in (out, overlay, report, arkit):
         if path is not None:  # found out now, not after minutes of work
             make_folder(path.parent)
     model = load(face_model)
     result = track_clip(clip, model, landmarks=landmarks, focal_px=focal_px)
     save_track(result.track, out)
     print(f"{out}: {summary(result.track)}")
+    if report is not None:
+        from manvatar.tracking.report_picture import write_report
+
+        print(f"{report}: {write_report(report, result.track, model)}")
+    if arkit is not None:
+        from manvatar.driving.livelink import write_recording
+
+        lost = write_recording(arkit, result.track, model)
+        print(f"{arkit}: ARKit blendshapes, which show all but {100 * lost:.0f} % of the face's motion")
     if overlay is not None:
         from manvatar.tracking.overlay import write_overlay
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from manvatar.driving.tables import read_table
 from manvatar.geometry import project
 from manvatar.landmarks import detect_clip, save_landmarks
 from manvatar.track import main
@@ -68,6 +70,30 @@ def test_overlay_shows_the_mesh_on_the_head(tracked: Path) -> None:
     without = _frame_part(track, 10)
     assert float(skin.mean()) < float((without[..., 0] - without[..., 2]).mean()) - 15
     assert float(border.mean()) > 5  # the picture itself is still there
+
+
+def test_the_report_stands_beside_the_overlay(tracked: Path) -> None:
+    with Image.open(tracked / "overlay_report.png") as picture:
+        assert picture.width > 1000 and picture.height > 800
+        assert len(picture.convert("RGB").getcolors(1 << 24)) > 20
+
+
+def test_the_strip_marks_the_frame(tracked: Path) -> None:
+    overlay = open_clip(tracked / "overlay.mp4")
+    marks = []
+    for frame in frames(overlay):
+        strip = frame.image[-30:-4].float()
+        marks.append(int(strip.amin(2).mean(0).argmax()))  # the only white in it
+    steps = torch.tensor(marks)[1:] - torch.tensor(marks)[:-1]
+    assert marks[0] < 20 and marks[-1] > overlay.size_px[0] - 20 and bool((steps >= 0).all())
+
+
+def test_expressions_as_blendshapes(shared_data: Path, tmp_path: Path) -> None:
+    video = str(shared_data / "clips" / CLIP)
+    arguments = ["-o", str(tmp_path / "t.safetensors"), "--arkit", str(tmp_path / "take.csv"), "--end", "0.4"]
+    assert main([video, *arguments]) == 0
+    table = read_table(tmp_path / "take.csv")
+    assert len(table["JawOpen"]) == 10 and float(table["JawOpen"].max()) <= 1
 
 
 def _frame_part(track: Track, index: int) -> torch.Tensor:

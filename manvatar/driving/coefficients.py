@@ -14,8 +14,8 @@ from manvatar.driving.livelink import arkit_weights, timecode_s
 from manvatar.driving.tables import UNNAMED, read_table
 from manvatar.driving.timing import sampled_evenly, stated_times
 from manvatar.errors import UserError
-from manvatar.types import EYE_CHANNELS
 from manvatar.tracking.files import load_track
+from manvatar.types import EYE_CHANNELS
 
 # Entries of a file that are no coefficients; head poses may stand in the same file.
 TIMING_NAMES = ("frame_rate_hz", "time_s", "frame")

@@ -7,7 +7,9 @@ comes from the eyeLook blendshapes; the unit of the angles depends on the app's 
 
 from __future__ import annotations
 
+import csv
 import re
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from manvatar.errors import UserError
-from manvatar.face_models.arkit import ARKIT_NAMES
+from manvatar.face_models.arkit import ARKIT_NAMES, arkit_map, channel_weights, unexplained, weights_of
+from manvatar.files import replacing
+from manvatar.types import FaceModel, Track
 
 _KNOWN = {name.lower(): row for row, name in enumerate(ARKIT_NAMES)}
 _PASSED_OVER = {
@@ -65,3 +69,38 @@ def timecode_s(table: dict[str, np.ndarray]) -> np.ndarray | None:
     crossed = len(np.unique(seconds)) > 1  # otherwise the highest frame number says nothing
     rate = next((rate for rate in _RATES_HZ if crossed and rate > frame.max()), _USUAL_RATE_HZ)
     return 3600 * hours + 60 * minutes + seconds + frame / rate
+
+
+def write_recording(path: str | Path, track: Track, model: FaceModel) -> float:
+    """Write the expressions of a track as blendshapes, in the layout of the app, and its own times as timecodes.
+
+    Activations are those that show the face model's shape best (:func:`manvatar.face_models.arkit.weights_of`); lids
+    and gaze come from their own channels where the track has them. Angles of the head are not written.
+
+    Returns:
+        The share of the face's motion (rms over landmarks) that the blendshapes do not show.
+
+    Raises:
+        UserError: the file cannot be written, or ``model`` is not the one of the track.
+    """
+    if model.id != track.face_model:
+        raise UserError(f"the track was made with {track.face_model}, not {model.id}; load that face model")
+    found = arkit_map(model)
+    weights = weights_of(track.face_expression, model, found)
+    lost = unexplained(weights, track.face_expression, model, found)
+    weights = channel_weights(weights, track)
+    names = [name[0].upper() + name[1:] for name in ARKIT_NAMES]
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["Timecode", "BlendShapeCount", *names])
+        for frame, row in enumerate(weights.tolist()):
+            stamp = _timecode(frame / track.frame_rate_hz)
+            table.writerow([stamp, len(names), *(f"{value:.5f}" for value in row)])
+    return lost
+
+
+def _timecode(seconds: float) -> str:
+    """Of a clock of 60 frames a second, whatever the rate of the track: parts of frames say the rest."""
+    ticks = round(seconds * _USUAL_RATE_HZ * 1000)
+    whole, part = divmod(ticks, _USUAL_RATE_HZ * 1000)
+    return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}:{part // 1000:02d}.{part % 1000:03d}"

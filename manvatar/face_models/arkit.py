@@ -28,7 +28,7 @@ from torch import Tensor
 from manvatar.face_models import builtin
 from manvatar.face_models.channels import GAZE_SD_RAD, SHUT
 from manvatar.face_models.embedding import embedded_points, similarity
-from manvatar.types import ArkitMap, FaceModel, LandmarkScheme, Track
+from manvatar.types import EYE_CHANNELS, ArkitMap, FaceModel, LandmarkScheme, Track
 
 _SIDED = (
     "eyeBlink",
@@ -51,6 +51,8 @@ ARKIT_NAMES: tuple[str, ...] = (
     *("browDownLeft", "browDownRight", "browInnerUp", "browOuterUpLeft", "browOuterUpRight"),
     *("cheekPuff", "cheekSquintLeft", "cheekSquintRight", "noseSneerLeft", "noseSneerRight", "tongueOut"),
 )
+# Of a blink: how much further than usual a wide eye is open, how far a lid goes along with eyes that look down or up.
+_WIDE, _LID_DOWN, _LID_UP = 0.35, 0.6, 0.3
 LOOK_RAD = 0.5  # what an eye turns when one of its eyeLook blendshapes is fully on
 NOISE_M, SPREAD_SD = 0.2e-3, 3.0
 MOST_ENLARGED = 2.0
@@ -106,10 +108,10 @@ def _channel_rows() -> dict[str, dict[str, float]]:
         lid = f"eyelid{side}"
         rows |= {
             f"eyeBlink{side}": {lid: SHUT},
-            f"eyeWide{side}": {lid: -0.35 * SHUT},
+            f"eyeWide{side}": {lid: -_WIDE * SHUT},
             f"eyeSquint{side}": {lid: 0.3 * SHUT},
-            f"eyeLookDown{side}": {lid: 0.6 * SHUT, "gazePitch": -look},
-            f"eyeLookUp{side}": {lid: -0.3 * SHUT, "gazePitch": look},
+            f"eyeLookDown{side}": {lid: _LID_DOWN * SHUT, "gazePitch": -look},
+            f"eyeLookUp{side}": {lid: -_LID_UP * SHUT, "gazePitch": look},
             f"eyeLookOut{side}": {"gazeYaw": outwards * look},
             f"eyeLookIn{side}": {"gazeYaw": -outwards * look},
         }
@@ -195,6 +197,28 @@ def weights_of(
     for row, wanted in enumerate(right):
         result[row, own] = nnls(matrix, np.concatenate([wanted, np.zeros(len(design))]))[0]
     return torch.from_numpy(result).float().clamp(0, 1)
+
+
+def channel_weights(weights: Float[Tensor, "frames 52"], track: Track) -> Float[Tensor, "frames 52"]:
+    """Activations with lids and gaze taken from the track's own channels, where it has them."""
+    result, names = weights.clone(), track.expression_names
+
+    def put(name: str, values: Float[Tensor, "frames"]) -> Float[Tensor, "frames"]:
+        result[:, ARKIT_NAMES.index(name)] = values.clamp(0, 1)
+        return values.clamp(0, 1)
+
+    for side, outwards in (("Left", 1), ("Right", -1)):
+        looking = torch.zeros(len(result))  # how far the lid goes along with the gaze
+        if "gazeYaw" in names:
+            yaw, pitch = (track.expression[:, names.index(n)] * GAZE_SD_RAD / LOOK_RAD for n in EYE_CHANNELS[2:])
+            put(f"eyeLookOut{side}", outwards * yaw)
+            put(f"eyeLookIn{side}", -outwards * yaw)
+            looking = _LID_DOWN * put(f"eyeLookDown{side}", -pitch) - _LID_UP * put(f"eyeLookUp{side}", pitch)
+        if f"eyelid{side}" in names:
+            lid = track.expression[:, names.index(f"eyelid{side}")] / SHUT - looking
+            put(f"eyeBlink{side}", lid)
+            put(f"eyeWide{side}", -lid / _WIDE)
+    return result
 
 
 def unexplained(

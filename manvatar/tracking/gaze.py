@@ -1,12 +1,12 @@
 """Where the eyes look: irises on eyeballs of known place and size, in closed form.
 
 The eyeball's centre lies behind the middle of the eye's corners, by ``DEPTH`` of their distance; its radius is
-``RADIUS_M``. The depth is such that a person who looks into the camera while the head turns is found to do so: gaze
-against the direction of the camera then has a slope of 1 (with 0.385, the constant of OpenSeeFace, 0.4). The ray
-through the iris meets that sphere in the point the eye looks through (the nearer solution of |o + s d - c|^2 = r^2;
-where the ray passes by, the nearest point of the sphere). Yaw is about the head's y axis, positive to the subject's
-left; pitch is positive up. Both eyes look alike, so their mean is taken, each with the
-weight of how open it is; where both are shut the gaze goes on from where it was to where it will be.
+``RADIUS_M``. The depth is such that a person who looks into the camera while the head turns is found to do so: the
+slope of gaze against the direction of the camera is 0.9 and 1.1 in two clips (with 0.385, the constant of OpenSeeFace,
+0.4 and 0.5). The ray through the iris meets that sphere in the point the eye looks through (the nearer solution of
+|o + s d - c|^2 = r^2; where the ray passes by, the nearest point of the sphere). Yaw is about the head's y axis,
+positive to the subject's left; pitch is positive up. Both eyes look alike, so their mean is taken, each with the weight
+of how open it is; where both are shut the gaze goes on from where it was to where it will be.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from manvatar.tracking.eyelids import EYES, closures, openings_m, rays
 from manvatar.tracking.projection import landmarks_head_m
 from manvatar.types import EYE_CHANNELS, FaceModel, Landmarks, Track
 
-DEPTH = 0.1
+DEPTH = 0.15
 RADIUS_M = 0.012
 MOST_RAD = 0.7
 SHUT_AT = 0.5  # closure from which the iris is not believed

@@ -1,4 +1,7 @@
-"""A video to judge a track by: mesh, landmarks, head axes and residual over the frames of the clip."""
+"""A video to judge a track by: mesh, landmarks, head axes and residual over the frames of the clip.
+
+The strip along the lower edge is the residual of the whole clip, with a mark where the frame is.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ _DETECTED, _FITTED, _BAD = (60, 220, 60), (255, 60, 60), (255, 40, 40)
 _AXES = ((255, 70, 70), (70, 220, 70), (80, 140, 255))  # x to the subject's left, y up, z out of the face
 _MESH = np.array([120.0, 200.0, 255.0], np.float32)
 _MESH_OPACITY = 0.45
+_STRIP_PX = 36  # height of the strip; its top is the clip's largest residual
 # Parts that would show through the skin.
 _HIDDEN = ("teeth", "gum", "tongue", "bag", "socket", "eye")
 
@@ -57,6 +61,7 @@ def write_overlay(
     if track.landmark_scheme == "ibug68":
         landmarks = as_ibug68(landmarks)
     detected = (landmarks.points_px - torch.tensor([view.left, view.top])) * view.scale
+    strip = _strip(track, view.size_px)
     with writer(path, clip.frame_rate_hz, view.size_px, synthetic=False) as video:
         for done, frame in enumerate(frames(clip), 1):
             if frame.index >= track.frame_count:
@@ -69,6 +74,7 @@ def write_overlay(
             _draw_points(pen, fitted[frame.index][shown], _FITTED)
             _draw_axes(pen, track.cam_from_head[frame.index], camera)
             _draw_text(pen, track, frame.index, view.size_px)
+            _draw_strip(pen, strip, track, frame.index, view.size_px)
             video.write(np.asarray(picture))
             if progress is not None:
                 progress(done, clip.frame_count)
@@ -171,6 +177,26 @@ def _draw_text(pen: ImageDraw.ImageDraw, track: Track, frame: int, size_px: tupl
     pen.text((4, 2), words, fill=(255, 255, 255) if valid else _BAD)
     if not valid:
         pen.rectangle((0, 0, size_px[0] - 1, size_px[1] - 1), outline=_BAD, width=3)
+
+
+def _strip(track: Track, size_px: tuple[int, int]) -> list[tuple[float, float]]:
+    """The residual of every valid frame as a place in the picture."""
+    width, height = size_px
+    most = max(float(track.residual_px.nan_to_num().max()), 1e-6)
+    heights = height - 2 - (_STRIP_PX - 4) * track.residual_px.nan_to_num() / most
+    across = torch.arange(track.frame_count) * ((width - 1) / max(track.frame_count - 1, 1))
+    return [(x, y) for x, y in torch.stack([across, heights], 1)[track.valid].tolist()]
+
+
+def _draw_strip(
+    pen: ImageDraw.ImageDraw, strip: list[tuple[float, float]], track: Track, frame: int, size_px: tuple[int, int]
+) -> None:
+    width, height = size_px
+    pen.rectangle((0, height - _STRIP_PX, width, height), fill=(0, 0, 0))
+    if len(strip) > 1:
+        pen.line(strip, fill=_DETECTED)
+    x = frame * (width - 1) / max(track.frame_count - 1, 1)
+    pen.line((x, height - _STRIP_PX, x, height), fill=(255, 255, 255) if bool(track.valid[frame]) else _BAD)
 
 
 def head_angles_deg(rotation: Float[Tensor, "*frames 3 3"]) -> Float[Tensor, "*frames 3"]:

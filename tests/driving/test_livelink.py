@@ -12,10 +12,12 @@ from tiny_avatar import NAMES, tiny_avatar
 
 from manvatar.avatars import Avatar
 from manvatar.driving import read_coefficients
-from manvatar.driving.livelink import arkit_weights, timecode_s
+from manvatar.driving.livelink import arkit_weights, timecode_s, write_recording
 from manvatar.errors import UserError
+from manvatar.face_models import builtin
 from manvatar.face_models.arkit import ARKIT_NAMES, builtin_table
 from manvatar.render import main
+from manvatar.types import EYE_CHANNELS, Camera, Track
 
 MODEL_NAMES = ("jawOpen", "eyeBlinkLeft", "mouthSmileRight")
 TABLE = builtin_table(MODEL_NAMES)
@@ -104,3 +106,36 @@ def test_the_render_command_takes_a_recording(tmp_path: Path) -> None:
     arguments = [str(tmp_path / "a.mav"), "--coefficients", str(take), "--size", "32", "--background", "transparent"]
     assert main([*arguments, "-o", str(tmp_path / "frames")]) == 0
     assert len(list((tmp_path / "frames").glob("*.png"))) == 3
+
+
+def test_a_track_goes_there_and_comes_back(tmp_path: Path) -> None:
+    model = builtin.load()
+    names = (*model.expression_names, *EYE_CHANNELS)
+    frames = 40
+    phase = torch.linspace(0, 6, frames)
+    expression = torch.zeros(frames, len(names))
+    expression[:, names.index("jawOpen")] = 1 + phase.sin()
+    expression[:, names.index("mouthSmileLeft")] = 1 + phase.cos()
+    expression[:, names.index("jawLeft")] = phase.cos()
+    expression[:, names.index("eyelidRight")] = 2 * (phase > 3)
+    expression[:, names.index("gazeYaw")] = 2 * phase.sin()
+    track = Track(
+        camera=Camera(torch.tensor([900.0, 900.0]), torch.tensor([320.0, 240.0]), (640, 480)),
+        cam_from_head=torch.eye(4).expand(frames, 4, 4),
+        identity=torch.zeros(len(model.identity_basis_m)),
+        expression=expression,
+        landmark_offsets_m=torch.zeros(478, 3),
+        residual_px=torch.zeros(frames),
+        valid=torch.ones(frames, dtype=torch.bool),
+        frame_rate_hz=25.0,
+        landmark_scheme="mediapipe478",
+        face_model=model.id,
+        expression_names=names,
+    )
+    assert write_recording(tmp_path / "take.csv", track, model) < 0.05
+    back = read_coefficients(tmp_path / "take.csv", names, builtin_table(names))
+    assert back.frame_rate_hz == pytest.approx(25)
+    assert (back.expression - expression)[:, [names.index("jawOpen"), names.index("jawLeft")]].abs().max() < 0.1
+    assert (back.expression - expression)[:, -4:].abs().max() < 0.01
+    with pytest.raises(UserError, match="load that face model"):
+        write_recording(tmp_path / "other.csv", replace(track, face_model="other"), model)
