@@ -73,7 +73,7 @@ class TrackerConfig:
     """At most so many frames, evenly spread, find out what the skin looks like."""
     dense_turns: int = 20
     """How often these frames and what they show are fitted in turns."""
-    dense_rounds: int = 2
-    """How often visibility is looked at anew while all frames are fitted."""
-    dense_steps: int = 4
-    """Most Levenberg-Marquardt steps of such a round."""
+    dense_fine_turns: int = 12
+    """The last so many turns look at all points, those before at a quarter of them."""
+    dense_steps: int = 2
+    """Most Levenberg-Marquardt steps of all frames at a quarter of the points; three at all points follow."""

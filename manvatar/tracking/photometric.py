@@ -17,15 +17,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from manvatar.tracking.parallel import over_blocks
 from manvatar.tracking.patches import Patches
-from manvatar.tracking.problem import State
+from manvatar.tracking.problem import POSE, State
 from manvatar.tracking.skin import Skin
 
 _GEMAN_MCCLURE = 3.0  # standard deviations at which an outlier is one
 _LEAST_SD = 0.05  # of local contrast
 _SEEN_IN = 3.0  # frames a point must be seen in (weighted) to have a look of its own
 _COS_RANGE = (0.25, 0.60)  # cosine to the line of sight at which a point begins to count, and counts in full
-_BLOCK = 32  # frames at once, so that memory stays small
+_BLOCK = 16  # frames at once, so that they stay in the cache
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,18 @@ class Photometric:
         """The same turn with some of the frames."""
         return replace(self, rows=self.rows[rows], weight=self.weight[rows])
 
+    def thinned(self, step: int) -> Photometric:
+        """The same turn with one in ``step`` of the points, each worth so many times as much."""
+        count = len(self.skin.points_m) // step
+        return replace(
+            self,
+            skin=self.skin.first(count),
+            strength=self.strength * step,
+            look=self.look[:count],
+            sd=self.sd[:count],
+            weight=self.weight[:, :count],
+        )
+
     def of_frames(self, rows: Int[Tensor, "f"]) -> Photometric:
         """The same look in other frames, whose visibility is not known yet."""
         return replace(self, rows=rows, weight=torch.zeros(len(rows), len(self.look)))
@@ -59,12 +72,15 @@ class Photometric:
         """With visibility as in ``state``, frames and all."""
         weight = torch.empty(len(self.rows), len(self.skin.points_m))
         low, high = _COS_RANGE
-        for block in torch.arange(len(self.rows)).split(_BLOCK):
+
+        def look(block: Tensor) -> None:
             some = state.select(block)
             normals = self.skin.normals @ some.rotation.float().transpose(1, 2)
             toward = functional.normalize(self._points_m(some)[1], dim=-1)
             cosine = -(normals * toward).sum(-1)
             weight[block] = ((cosine - low) / (high - low)).clamp(0, 1)
+
+        over_blocks(look, len(self.rows), _BLOCK)
         return replace(self, weight=weight)
 
     def learnt(self, state: State, rounds: int = 3) -> Photometric:
@@ -90,31 +106,33 @@ class Photometric:
 
     def linearise(self, state: State, *, pose_only: bool) -> tuple[Float[Tensor, "f x x"], Float[Tensor, "f x"]]:
         """Gauss-Newton blocks and gradients of the frames, columns as in ``problem.py``."""
-        blocks = [
-            self.select(rows)._linearise(state.select(rows), pose_only)
-            for rows in torch.arange(len(self.rows)).split(_BLOCK)
-        ]
+        blocks = over_blocks(
+            lambda rows: self.select(rows)._linearise(state.select(rows), pose_only), len(self.rows), _BLOCK
+        )
         return torch.cat([matrix for matrix, _ in blocks]), torch.cat([gradient for _, gradient in blocks])
 
     def _linearise(self, state: State, pose_only: bool) -> tuple[Tensor, Tensor]:
         rotated, points = self._points_m(state)
         value, slope = _sample_with_slope(self.patches.contrast[self.rows].float(), self._pixels(points))
         residual = value - self.look
-        weight = self.strength * self.weight * _slope(residual / self.sd, _GEMAN_MCCLURE) / self.sd**2
+        root = (self.strength * self.weight).sqrt() / self.sd / (1 + (residual / self.sd / _GEMAN_MCCLURE) ** 2)
         # grad C . D, with D the derivative of the projection: (f, n, 3)
         x, y, z = points.unbind(-1)
-        along = slope * self.patches.focal_px() / z[..., None]
+        along = slope * self.patches.focal_px() * (root / z)[..., None]
         shift = torch.stack([along[..., 0], along[..., 1], -(along[..., 0] * x + along[..., 1] * y) / z], -1)
-        columns = [torch.linalg.cross(rotated, shift), shift]
+        # Columns of the Jacobian as rows here: long ones, written once, never copied.
+        basis = self.skin.expression_planes_m
+        width = POSE if pose_only else POSE + basis.shape[1]
+        jacobian = torch.empty(len(x), width, x.shape[1])
+        jacobian[:, :3] = torch.linalg.cross(rotated, shift).transpose(1, 2)
+        jacobian[:, 3:POSE] = shift.transpose(1, 2)
         if not pose_only:
-            in_head = shift @ state.rotation.float()
-            basis = self.skin.expression_basis_m
-            # (f n c) x (E n c): one product of (F, 3) x (3, E) for each point.
-            columns.append((in_head.transpose(0, 1) @ basis.permute(1, 2, 0)).transpose(0, 1))
-        jacobian = torch.cat(columns, -1)
-        weighted = jacobian * weight[..., None]
-        matrix = weighted.transpose(1, 2) @ jacobian
-        gradient = (weighted.transpose(1, 2) @ residual[..., None])[..., 0]
+            in_head = (shift @ state.rotation.float()).permute(2, 0, 1)[:, :, None]
+            moving = jacobian[:, POSE:]
+            torch.mul(in_head[0], basis[0], out=moving)
+            moving.addcmul_(in_head[1], basis[1]).addcmul_(in_head[2], basis[2])
+        matrix = jacobian @ jacobian.transpose(1, 2)
+        gradient = (jacobian @ (root * residual)[..., None])[..., 0]
         return matrix.double(), gradient.double()
 
     def _points_m(self, state: State) -> tuple[Float[Tensor, "f n 3"], Float[Tensor, "f n 3"]]:
@@ -129,10 +147,13 @@ class Photometric:
     def _values(self, state: State) -> Float[Tensor, "f n"]:
         """What each patch shows at each point."""
         value = torch.empty(len(self.rows), len(self.skin.points_m))
-        for block in torch.arange(len(self.rows)).split(_BLOCK):
+
+        def look(block: Tensor) -> None:
             part = self.select(block)
             pixels = part._pixels(part._points_m(state.select(block))[1])
             value[block] = _sample(part.patches.contrast[part.rows].float()[:, None], pixels)[:, 0]
+
+        over_blocks(look, len(self.rows), _BLOCK)
         return value
 
 

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from manvatar.geometry import rotation_from_vector
+from manvatar.tracking.parallel import over_blocks
 
 POSE = 6  # columns of w and t
 
@@ -150,10 +151,11 @@ def energy(problem: Problem, state: State) -> Float[Tensor, "f"]:
 
 def linearise(problem: Problem, state: State, *, pose_only: bool, shared: bool, block: int = 32) -> System:
     """Gauss-Newton system of the landmark term, ``block`` frames at a time so that memory stays small."""
-    parts = [
-        _linearise(problem.select(rows), state.select(rows), pose_only, shared)
-        for rows in torch.arange(len(problem.unit_px)).split(block)
-    ]
+    parts = over_blocks(
+        lambda rows: _linearise(problem.select(rows), state.select(rows), pose_only, shared),
+        len(problem.unit_px),
+        block,
+    )
     frame, gradient = torch.cat([p.frame for p in parts]), torch.cat([p.gradient for p in parts])
     if not shared:
         return System(frame, gradient, None, None, None)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 
+from manvatar.tracking.failures import interpolated
 from manvatar.tracking.optimise import Terms, minimise
 from manvatar.tracking.patches import Patches
 from manvatar.tracking.photometric import Photometric
@@ -20,6 +21,7 @@ from manvatar.tracking.skin import Skin
 from manvatar.tracking.stages import OVERLAP, WINDOW, Fit
 
 Progress = Callable[[float], None]
+_THIN = 4  # the first steps look at one in so many points
 
 
 def refined(fit: Fit, state: State, patches: Patches, skin: Skin, progress: Progress | None = None) -> State:
@@ -39,12 +41,13 @@ def refined(fit: Fit, state: State, patches: Patches, skin: Skin, progress: Prog
     term = Photometric.start(patches, skin, fit.problem.frame[keys], config.dense_strength)
     known, problem = state.select(keys), fit.problem.select(keys)
     for turn in range(config.dense_turns):
-        term = term.seen(known).learnt(known)
-        known = minimise(_terms(fit, problem, term), known, max_steps=1, tolerance=0.0).state
+        coarse = turn < config.dense_turns - config.dense_fine_turns
+        now = (term.thinned(_THIN) if coarse else term).seen(known).learnt(known)
+        known = minimise(_terms(fit, problem, now), known, max_steps=1, tolerance=0.0).state
         progress(0.4 * (turn + 1) / config.dense_turns)
     known = fit.neutral(problem, known)
     term = term.seen(known).learnt(known)
-    state = state.put(keys, known)
+    state = _corrected(state, keys, known)
     result = state
     for inner in torch.arange(count).split(WINDOW):
         first, stop = int(inner[0]), int(inner[-1]) + 1
@@ -56,16 +59,35 @@ def refined(fit: Fit, state: State, patches: Patches, skin: Skin, progress: Prog
     return result
 
 
+def _corrected(state: State, keys: torch.Tensor, known: State) -> State:
+    """All frames with the key frames as ``known``; those between move along: a detector's errors change slowly."""
+    before = state.select(keys)
+    change = State(
+        known.rotation @ before.rotation.transpose(1, 2),
+        known.translation_m - before.translation_m,
+        known.expression - before.expression,
+        known.shape_m,
+        known.log_focal,
+    )
+    change = interpolated(change, keys, torch.arange(len(state.rotation)))
+    return State(
+        change.rotation @ state.rotation,
+        state.translation_m + change.translation_m,
+        state.expression + change.expression,
+        known.shape_m,
+        known.log_focal,
+    )
+
+
 def _all_frames(fit: Fit, state: State, term: Photometric, rows: torch.Tensor) -> State:
     problem, config = fit.problem.select(rows), fit.config
     prior = motion_prior(problem.frame, fit.expression_names, fit.frame_rate_hz, config)
-    own = term.of_frames(problem.frame)
-    for _ in range(config.dense_rounds):
-        own = own.seen(state)
-        alone = minimise(_terms(fit, problem, own), state, max_steps=config.dense_steps, tolerance=config.tolerance)
-        terms = _terms(fit, problem, own, prior)
-        state = minimise(terms, alone.state, max_steps=2, tolerance=config.tolerance).state
-    return state
+    coarse = term.thinned(_THIN).of_frames(problem.frame).seen(state)
+    terms = _terms(fit, problem, coarse)
+    state = minimise(terms, state, max_steps=config.dense_steps, tolerance=config.tolerance).state
+    fine = term.of_frames(problem.frame).seen(state)
+    alone = minimise(_terms(fit, problem, fine), state, max_steps=1, tolerance=0.0).state
+    return minimise(_terms(fit, problem, fine, prior), alone, max_steps=2, tolerance=config.tolerance).state
 
 
 def _terms(fit: Fit, problem: Problem, photometric: Photometric, motion: MotionPrior | None = None) -> Terms:

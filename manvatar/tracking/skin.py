@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -21,6 +22,15 @@ class Skin:
     points_m: Float[Tensor, "n 3"]
     normals: Float[Tensor, "n 3"]  # unit length, outwards
     expression_basis_m: Float[Tensor, "E n 3"]
+
+    @cached_property
+    def expression_planes_m(self) -> Float[Tensor, "3 E n"]:
+        """The basis with x, y and z apart."""
+        return self.expression_basis_m.permute(2, 0, 1).contiguous()
+
+    def first(self, count: int) -> Skin:
+        """The first ``count`` points, which are as evenly spread as all of them."""
+        return Skin(self.points_m[:count], self.normals[:count], self.expression_basis_m[:, :count].contiguous())
 
     def moved_m(self, expression: Float[Tensor, "f E"]) -> Float[Tensor, "f n 3"]:
         """The points at expressions in standard deviations."""
