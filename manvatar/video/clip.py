@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +18,12 @@ import numpy as np
 
 from manvatar.errors import UserError
 from manvatar.types import Clip, Frame
-from manvatar.video.pixels import converter, upright_size
+from manvatar.video.ahead import ahead
+from manvatar.video.pixels import FrameConverter, converter, upright_size
 
 logger = logging.getLogger(__name__)
+
+_FEW = 8  # frames for which a thread is not worth its start
 
 
 @dataclass(frozen=True)
@@ -94,12 +97,16 @@ def frames(
             full size and scaling afterwards.
         accurate: exact colours; False is several times faster and one grey level too dark.
 
-    Yields:
-        Frames in order; ``index`` and ``time_s`` count from the start of the clip. A damaged file gives fewer than
-        asked for, and a warning is logged.
+    Returns:
+        Frames in order, decoded a little ahead of their use; ``index`` and ``time_s`` count from the start of the clip.
+        A damaged file gives fewer than asked for, and a warning is logged.
     """
     stop = clip.frame_count if stop is None else min(stop, clip.frame_count)
-    convert = converter(size_px or clip.size_px, accurate=accurate)
+    made = _frames(clip, start, stop, converter(size_px or clip.size_px, accurate=accurate))
+    return ahead(made) if stop - start > _FEW else made
+
+
+def _frames(clip: Clip, start: int, stop: int, convert: FrameConverter) -> Generator[Frame]:
     position = start
     with contextlib.closing(_from(clip, clip.first_frame + start)) as decoded:
         for pts_s, frame in itertools.islice(decoded, max(stop - start, 0)):

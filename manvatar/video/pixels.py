@@ -58,21 +58,23 @@ class FrameConverter:
         self.size_px = size_px
         self._quality = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT if accurate else Interpolation(0)
         self._reformatter = VideoReformatter()
+        self._busy = threading.Lock()  # frames decoded ahead are converted in a thread of their own
 
     def __call__(self, frame: av.VideoFrame) -> UInt8[Tensor, "height width 3"]:
         turned = frame.rotation % 180 != 0
         width, height = self.size_px[::-1] if turned else self.size_px
         smaller = width < frame.width or height < frame.height
         filtering = Interpolation.AREA if smaller else Interpolation.BICUBIC  # averaging does not alias
-        converted = self._reformatter.reformat(
-            frame,
-            width,
-            height,
-            "rgb24",
-            interpolation=filtering | self._quality,
-            **_source_colors(frame),
-        )
-        image = converted.to_ndarray()
+        with self._busy:
+            converted = self._reformatter.reformat(
+                frame,
+                width,
+                height,
+                "rgb24",
+                interpolation=filtering | self._quality,
+                **_source_colors(frame),
+            )
+            image = converted.to_ndarray()
         quarter_turns = round(frame.rotation / 90) % 4
         if quarter_turns:
             image = np.rot90(image, quarter_turns)
