@@ -221,7 +221,8 @@ int block_count(const char* op, int64_t samples) {
 
 Tensor mlp(
     Tensor inputs, Tensor frame, Tensor hidden_weight, Tensor hidden_bias, Tensor out_weight, Tensor out_bias,
-    int64_t octaves) {
+    int64_t octaves, bool bfloat16) {
+  if (bfloat16) fail("mlp", "(): bfloat16 products are not there on CUDA; use float32");
   const char* op = "mlp";
   const MlpInputs in = check_mlp(op, inputs, frame, hidden_weight, hidden_bias, out_weight, octaves);
   check_like(op, "out_bias", out_bias, "inputs", inputs);
@@ -242,7 +243,8 @@ Tensor mlp(
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mlp_backward(
     Tensor grad, Tensor inputs, Tensor frame, Tensor hidden_weight, Tensor hidden_bias, Tensor out_weight,
-    int64_t octaves) {
+    int64_t octaves, bool bfloat16) {
+  if (bfloat16) fail("mlp", "(): bfloat16 products are not there on CUDA; use float32");
   const char* op = "mlp_backward";
   const MlpInputs in = check_mlp(op, inputs, frame, hidden_weight, hidden_bias, out_weight, octaves);
   check_like(op, "grad", grad, "inputs", inputs);
@@ -279,9 +281,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mlp_backward(
   return {grad_inputs, grad_weight, grad_bias, grad_out, grad_out_bias};
 }
 
+bool mlp_has_bfloat16(Tensor) { return false; }
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(manvatar, CUDA, library) {
   library.impl("mlp", TORCH_BOX(&mlp));
   library.impl("mlp_backward", TORCH_BOX(&mlp_backward));
+  library.impl("mlp_has_bfloat16", TORCH_BOX(&mlp_has_bfloat16));
 }

@@ -60,33 +60,39 @@ MANVATAR_INLINE double sum(const Vector<double>& v) {
   return (a[0] + a[1]) + (a[2] + a[3]);
 }
 
-MANVATAR_INLINE void sine_and_cosine(const Vector<double>& x, Vector<double>& sine, Vector<double>& cosine) {
-  for (int64_t i = 0; i < 8; ++i) {
+// Sine and cosine by the C library, one after the other.
+template <class T>
+MANVATAR_INLINE void exact_sine_and_cosine(const Vector<T>& x, Vector<T>& sine, Vector<T>& cosine) {
+  for (int64_t i = 0; i < VectorOf<T>::size; ++i) {
     sine[i] = std::sin(x[i]);
     cosine[i] = std::cos(x[i]);
   }
 }
 
-// Within 1.5 units in the last place below kSineLimit: x is brought to [-pi/4, pi/4] by subtracting multiples of pi/2 in
-// three parts, whose products are exact (Cody and Waite 1980); there the polynomials of Cephes (Moshier 1984).
+// Whether all of x lie in (-kSineLimit, kSineLimit); not so where one is not a number. Double has no short way.
 constexpr float kSineLimit = 8000.0f;
 
-MANVATAR_INLINE void sine_and_cosine(const Vector<float>& x, Vector<float>& sine, Vector<float>& cosine) {
+MANVATAR_INLINE bool fit_for_sine(const Vector<double>&) { return false; }
+
+MANVATAR_INLINE bool fit_for_sine(const Vector<float>& x) {
   typedef int32_t Integers __attribute__((vector_size(64), aligned(4)));
-  const Integers fits = (x < kSineLimit) & (x > -kSineLimit);  // not so where x is not a number
+  const Integers fits = (x < kSineLimit) & (x > -kSineLimit);
   Integers all = fits & __builtin_shufflevector(fits, fits, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
   all &= __builtin_shufflevector(all, all, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
-  if ((all[0] & all[1] & all[2] & all[3]) == 0) {
-    for (int64_t i = 0; i < 16; ++i) {
-      sine[i] = std::sin(x[i]);
-      cosine[i] = std::cos(x[i]);
-    }
-    return;
-  }
+  return (all[0] & all[1] & all[2] & all[3]) != 0;
+}
+
+MANVATAR_INLINE void sine_and_cosine(const Vector<double>& x, Vector<double>& sine, Vector<double>& cosine) {
+  exact_sine_and_cosine<double>(x, sine, cosine);
+}
+
+// Within 1.5 units in the last place where x fits: it is brought to [-pi/4, pi/4] by subtracting multiples of pi/2 in three
+// parts, whose products are exact (Cody and Waite 1980); there the polynomials of Cephes (Moshier 1984).
+MANVATAR_INLINE void sine_and_cosine(const Vector<float>& x, Vector<float>& sine, Vector<float>& cosine) {
+  typedef int32_t Integers __attribute__((vector_size(64), aligned(4)));
   constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, which stands in the lowest bits
   const Vector<float> shifted = x * 0.636619772f + kMagic, turns = shifted - kMagic;
-  Integers quarter;
-  std::memcpy(&quarter, &shifted, sizeof(quarter));
+  const Integers quarter = (Integers)shifted;
   const Vector<float> r = ((x - turns * 1.5703125f) - turns * 4.83751296997e-4f) - turns * 7.54978995489e-8f;
   const Vector<float> square = r * r;
   const Vector<float> s =
@@ -94,9 +100,10 @@ MANVATAR_INLINE void sine_and_cosine(const Vector<float>& x, Vector<float>& sine
   const Vector<float> c = 1.0f - 0.5f * square +
       square * square * (4.166664568298827e-2f + square * (-1.388731625493765e-3f + square * 2.443315711809948e-5f));
   const auto odd = (quarter & 1) != 0;
-  const Vector<float> a = odd ? c : s, b = odd ? s : c;
-  sine = (quarter & 2) != 0 ? -a : a;
-  cosine = ((quarter + 1) & 2) != 0 ? -b : b;
+  // The sign bits are those of quarter / 2 and (quarter + 1) / 2.
+  const Integers sign = (quarter & 2) << 30, other = ((quarter + 1) & 2) << 30;
+  sine = (Vector<float>)((Integers)(odd ? c : s) ^ sign);
+  cosine = (Vector<float>)((Integers)(odd ? s : c) ^ other);
 }
 
 }  // namespace manvatar

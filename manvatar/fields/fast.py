@@ -37,7 +37,7 @@ class FastFieldConfig:
     hidden: int = 64
     displacement_scale_m: float = 0.01  # displacement of a motion value of 1
     density_scale_per_m: float = 100.0
-    mlp_backend: str = "native"  # or torch, tinycudann: see manvatar.ops.mlp_backends
+    mlp_backend: str = "auto"  # see manvatar.ops.mlp_backends
 
     def __post_init__(self) -> None:
         if len(self.canonical_voxels_m) != len(self.canonical_features) or not self.canonical_voxels_m:

@@ -52,7 +52,7 @@ class PaperFieldConfig:
     origin: Corner = (0.0, 0.29, 0.13)  # of the head frame (the midpoint of the eye corners), in model units
     density_scale_per_m: float = 100.0  # density of a network output of 1
     exact_sampling: bool = True  # False: node positions as in the released code (align_corners=False)
-    mlp_backend: str = "native"  # or torch, tinycudann: see manvatar.ops.mlp_backends
+    mlp_backend: str = "native"  # see manvatar.ops.mlp_backends
 
     def __post_init__(self) -> None:
         sizes = (self.expressions, self.motion_features, self.canonical_features, self.levels)

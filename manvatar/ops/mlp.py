@@ -27,6 +27,7 @@ def mlp(
     out_weight: Float[Tensor, "out hidden"],
     out_bias: Float[Tensor, "out"],
     octaves: int = 0,
+    bfloat16: bool = False,
 ) -> Float[Tensor, "samples out"]:
     """Two layers, fused: the hidden layer is never stored, and is computed again for the gradient.
 
@@ -37,6 +38,9 @@ def mlp(
             embedded inputs, at most 256.
         out_weight: at most 16 outputs.
         octaves: of :func:`embed`, 0 to 16.
+        bfloat16: factors of the hidden layer's products, forward and backward, are rounded to bfloat16 (8 bits) and
+            their products summed in float32. Only where :func:`mlp_has_bfloat16`, for float32 and multiples of 32
+            hidden units.
 
     Differentiable in all arguments but ``frame``, once; deterministic for a fixed number of threads.
 
@@ -45,7 +49,12 @@ def mlp(
         UserError: the native library is not built.
     """
     require("mlp", _BUILT, inputs)
-    return torch.ops.manvatar.mlp(inputs, frame, hidden_weight, hidden_bias, out_weight, out_bias, octaves)
+    return torch.ops.manvatar.mlp(inputs, frame, hidden_weight, hidden_bias, out_weight, out_bias, octaves, bfloat16)
+
+
+def mlp_has_bfloat16(device: torch.device | str = "cpu") -> bool:
+    """Whether :func:`mlp` can multiply in bfloat16 there: on a CPU, one with Intel's matrix unit (AMX), under Linux."""
+    return has_op("mlp_has_bfloat16") and torch.ops.manvatar.mlp_has_bfloat16(torch.empty(0, device=device))
 
 
 def mlp_reference(
@@ -56,9 +65,16 @@ def mlp_reference(
     out_weight: Float[Tensor, "out hidden"],
     out_bias: Float[Tensor, "out"],
     octaves: int = 0,
+    bfloat16: bool = False,
 ) -> Float[Tensor, "samples out"]:
-    """:func:`mlp` in plain PyTorch: any float dtype and device, any number of derivatives."""
-    hidden = functional.leaky_relu(embed(inputs, octaves) @ hidden_weight.T + hidden_bias[frame], 0.01)
+    """:func:`mlp` in plain PyTorch: any float dtype and device, any number of derivatives.
+
+    With ``bfloat16`` the forward factors are rounded, and gradients are exact (those of :func:`mlp` are not).
+    """
+    seen = embed(inputs, octaves)
+    if bfloat16:
+        seen, hidden_weight = _Rounded.apply(seen), _Rounded.apply(hidden_weight)
+    hidden = functional.leaky_relu(seen @ hidden_weight.T + hidden_bias[frame], 0.01)
     return hidden @ out_weight.T + out_bias
 
 
@@ -71,6 +87,18 @@ def embed(values: Float[Tensor, "samples channels"], octaves: int) -> Float[Tens
     return torch.cat(terms, -1)
 
 
+class _Rounded(torch.autograd.Function):
+    """Rounding to bfloat16 that gradients pass as if it were not there."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, values: Tensor) -> Tensor:
+        return values.bfloat16().to(values.dtype)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
+        return grad
+
+
 def _fake(
     inputs: Tensor,
     frame: Tensor,
@@ -79,6 +107,7 @@ def _fake(
     out_weight: Tensor,
     out_bias: Tensor,
     octaves: int = 0,
+    bfloat16: bool = False,
 ) -> Tensor:
     return inputs.new_empty(inputs.shape[0], out_weight.shape[0])
 
@@ -91,6 +120,7 @@ def _fake_backward(
     hidden_bias: Tensor,
     out_weight: Tensor,
     octaves: int = 0,
+    bfloat16: bool = False,
 ) -> tuple[Tensor, ...]:
     shapes = (inputs.shape, hidden_weight.shape, hidden_bias.shape, out_weight.shape, (out_weight.shape[0],))
     return tuple(inputs.new_empty(shape) for shape in shapes)
@@ -98,12 +128,12 @@ def _fake_backward(
 
 def _keep(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:5])
-    ctx.octaves = inputs[6] if len(inputs) > 6 else 0
+    ctx.options = inputs[6:]
 
 
 def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-    to_inputs, *to_parameters = torch.ops.manvatar.mlp_backward(grad, *ctx.saved_tensors, ctx.octaves)
-    results = (to_inputs, None, *to_parameters, None)[: len(ctx.needs_input_grad)]
+    to_inputs, *to_parameters = torch.ops.manvatar.mlp_backward(grad, *ctx.saved_tensors, *ctx.options)
+    results = (to_inputs, None, *to_parameters, None, None)[: len(ctx.needs_input_grad)]
     return tuple(value if needed else None for value, needed in zip(results, ctx.needs_input_grad, strict=True))
 
 

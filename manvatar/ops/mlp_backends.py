@@ -1,8 +1,10 @@
-"""What computes :func:`manvatar.ops.mlp`, chosen by name: ``native``, ``torch`` or ``tinycudann``.
+"""What computes :func:`manvatar.ops.mlp`, chosen by name.
 
-All take the same arguments, so parameters are stored in one layout whatever computes with them. ``torch`` is
-:func:`manvatar.ops.mlp_reference`. ``tinycudann`` is tiny-cuda-nn (T. Mueller, "Real-time neural radiance caching for
-path tracing", SIGGRAPH 2021), which is told apart from the others by
+``native``, ``native-bf16`` (the same with bfloat16 products, on processors with a matrix unit), ``auto`` (that where
+it can be had, ``native`` elsewhere), ``torch`` or ``tinycudann``. All take the same arguments, so parameters are stored
+in one layout whatever computes with them. ``torch`` is :func:`manvatar.ops.mlp_reference`. ``tinycudann`` is
+tiny-cuda-nn (T. Mueller, "Real-time neural radiance caching for path tracing", SIGGRAPH 2021), which is told apart from
+the others by
 
 * no biases. Each frame is one more input, 1 for its own samples and 0 for others, whose weights are the hidden bias of
   that frame; the bias of the outputs is added behind the network. Both are exact.
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from manvatar.errors import UserError
-from manvatar.ops.mlp import embed, mlp, mlp_reference
+from manvatar.ops.mlp import embed, mlp, mlp_has_bfloat16, mlp_reference
 
 _ALIGNMENT = 16  # tiny-cuda-nn widens inputs with ones, and outputs, to multiples of it; here they are so already
 _FUSED_WIDTHS = (16, 32, 64, 128)  # hidden units for which it has its fastest kernel
@@ -119,7 +121,48 @@ def _aligned(width: int) -> int:
     return -(-width // _ALIGNMENT) * _ALIGNMENT
 
 
-MLP_BACKENDS: dict[str, Callable[..., Tensor]] = {"native": mlp, "torch": mlp_reference, "tinycudann": mlp_tinycudann}
+def mlp_bfloat16(
+    inputs: Float[Tensor, "samples in"],
+    frame: Int64[Tensor, "samples"],
+    hidden_weight: Float[Tensor, "hidden terms"],
+    hidden_bias: Float[Tensor, "frames hidden"],
+    out_weight: Float[Tensor, "out hidden"],
+    out_bias: Float[Tensor, "out"],
+    octaves: int = 0,
+) -> Float[Tensor, "samples out"]:
+    """:func:`manvatar.ops.mlp` with products of bfloat16.
+
+    Raises:
+        UserError: the device of ``inputs`` has no matrix unit that we use.
+    """
+    if not mlp_has_bfloat16(inputs.device):
+        raise UserError(
+            "the MLP backend native-bf16 needs a processor with AMX (Intel Xeon of 2023 or newer) and Linux; use auto"
+        )
+    return mlp(inputs, frame, hidden_weight, hidden_bias, out_weight, out_bias, octaves, True)
+
+
+def mlp_auto(
+    inputs: Float[Tensor, "samples in"],
+    frame: Int64[Tensor, "samples"],
+    hidden_weight: Float[Tensor, "hidden terms"],
+    hidden_bias: Float[Tensor, "frames hidden"],
+    out_weight: Float[Tensor, "out hidden"],
+    out_bias: Float[Tensor, "out"],
+    octaves: int = 0,
+) -> Float[Tensor, "samples out"]:
+    """``native-bf16`` where it can be had and the network is made for it, ``native`` elsewhere."""
+    fits = inputs.dtype == torch.float32 and len(out_weight.T) % 32 == 0 and mlp_has_bfloat16(inputs.device)
+    return mlp(inputs, frame, hidden_weight, hidden_bias, out_weight, out_bias, octaves, fits)
+
+
+MLP_BACKENDS: dict[str, Callable[..., Tensor]] = {
+    "native": mlp,
+    "native-bf16": mlp_bfloat16,
+    "auto": mlp_auto,
+    "torch": mlp_reference,
+    "tinycudann": mlp_tinycudann,
+}
 
 
 def mlp_backend(name: str) -> Callable[..., Tensor]:

@@ -104,6 +104,7 @@ def test_single_precision_is_close() -> None:
     expression = torch.randn(2, EXPRESSIONS, dtype=torch.float64)
     points, directions, frame = somewhere(200)
     exact = field.at(expression)(points, directions, frame)
+    field.mlp_backend = "native"
     single = field.float().at(expression.float())(points.float(), directions.float(), frame)
     torch.testing.assert_close(single.density_per_m.double(), exact.density_per_m, rtol=1e-3, atol=1e-2)
     torch.testing.assert_close(single.rgb.double(), exact.rgb, rtol=0, atol=1e-4)

@@ -15,7 +15,7 @@ from training.small import BRIEF, FIELD, small_dataset, small_trainer
 from manvatar import Avatar
 from manvatar.errors import UserError
 from manvatar.fields import FastField, FastFieldConfig, PaperField, PaperFieldConfig, make_field
-from manvatar.ops import mlp, mlp_reference
+from manvatar.ops import mlp, mlp_has_bfloat16, mlp_reference
 from manvatar.ops.mlp_backends import mlp_backend, mlp_tinycudann, require_tinycudann, through_network
 from manvatar.reconstruction import Reconstructor
 from manvatar.types import Box, Clip, Track
@@ -83,7 +83,7 @@ def test_the_backend_is_what_computes(name: str, monkeypatch: pytest.MonkeyPatch
 
 def test_a_trained_field_changes_its_backend() -> None:
     """Also one that was made from what an avatar file of another backend says."""
-    field = make_field("fast", dataclasses.asdict(FAST), BOX, 3)
+    field = make_field("fast", dataclasses.asdict(dataclasses.replace(FAST, mlp_backend="native")), BOX, 3)
     points, directions, frame = torch.zeros(4, 3), torch.eye(3)[[0, 1, 2, 0]], torch.zeros(4, dtype=torch.int64)
     expression = torch.ones(1, 3)
     native = field.at(expression)(points, directions, frame)
@@ -125,23 +125,41 @@ def test_an_avatar_file_does_not_depend_on_what_trained_it(tmp_path: Path) -> No
     trained = reconstructor._avatar(trainer, clip, track)
     trained.save(tmp_path / "avatar.mav", "full")
     avatar = Avatar.load(tmp_path / "avatar.mav", "cpu")
-    assert (trained.field.mlp_backend, avatar.field.mlp_backend) == ("torch", "native")
-    assert avatar.header.training["mlp_backend"] == "torch" and avatar.header.field["mlp_backend"] == "native"
+    assert (trained.field.mlp_backend, avatar.field.mlp_backend) == ("torch", "auto")
+    assert avatar.header.training["mlp_backend"] == "torch" and avatar.header.field["mlp_backend"] == "auto"
+    avatar.field.mlp_backend = "native"
     shown, expected = (a.rendering(dataset.expression[0]) for a in (avatar, trained))
     assert expected.opacity.max() > 0.5
     torch.testing.assert_close(shown.rgb, expected.rgb, rtol=0, atol=1e-5)
 
 
-def test_native_is_the_default() -> None:
-    assert FastFieldConfig().mlp_backend == PaperFieldConfig().mlp_backend == "native"
+def test_the_defaults() -> None:
+    """The paper's field computes as it is written; the fast one as fast as the machine can."""
+    assert (FastFieldConfig().mlp_backend, PaperFieldConfig().mlp_backend) == ("auto", "native")
     assert mlp_backend("native") is mlp
-    assert Reconstructor().preset.field.mlp_backend == "native"
+    assert Reconstructor().preset.field.mlp_backend == "auto"
     assert Reconstructor(mlp_backend="torch").preset.field.mlp_backend == "torch"
+
+
+@torch.no_grad()
+def test_bfloat16_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = random_arguments(torch.float32)
+    exact = mlp(*arguments)
+    if mlp_has_bfloat16():
+        rounded = mlp_backend("native-bf16")(*arguments)
+        assert 0 < (rounded - exact).norm() < 1e-2 * exact.norm()
+        assert torch.equal(mlp_backend("auto")(*arguments), rounded)
+    other = random_arguments(torch.float32, hidden=48)  # no multiple of 32
+    assert torch.equal(mlp_backend("auto")(*other), mlp(*other))
+    monkeypatch.setattr(sys.modules["manvatar.ops.mlp_backends"], "mlp_has_bfloat16", lambda device: False)
+    assert torch.equal(mlp_backend("auto")(*arguments), exact)
+    with pytest.raises(UserError, match="native-bf16 needs a processor with AMX"):
+        mlp_backend("native-bf16")(*arguments)
 
 
 def test_names_that_do_not_exist() -> None:
     for make in (FastFieldConfig, PaperFieldConfig):
-        with pytest.raises(UserError, match="no MLP backend 'cutlass'; choose one of native, torch, tinycudann"):
+        with pytest.raises(UserError, match="no MLP backend 'cutlass'; choose one of native, native-bf16, auto, torch"):
             make(mlp_backend="cutlass")
     with pytest.raises(UserError, match="no MLP backend"):
         Reconstructor(mlp_backend="cutlass")
