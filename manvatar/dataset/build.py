@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from manvatar.matting import ClipMatte
 from manvatar.threads import one_thread
 from manvatar.tracking import landmarks_head_m, landmarks_px
 from manvatar.types import Clip, Dataset, FaceModel, Track
-from manvatar.video import frames
+from manvatar.video import ahead, frames, some_frames
 
 Progress = Callable[[int, int], None]  # (frames done, frames in all)
 
@@ -85,13 +85,18 @@ def build_dataset(
 def _fill(images: Tensor, clip: Clip, crop: Crop, matte: ClipMatte, progress: Progress | None) -> None:
     """Write crop and matte of every frame into ``images`` (frames, size, size, 4)."""
     context = crop.context()
-    for frame in frames(clip):
-        wide = context.cut(frame.image)
-        alpha = crop.inner(matte(frame.index, wide))
-        images[frame.index, :, :, :3] = crop.inner(wide)
-        images[frame.index, :, :, 3] = (alpha * 255).round().to(torch.uint8)
+
+    def persons() -> Generator[tuple[int, Tensor, Tensor]]:
+        for frame in frames(clip):
+            wide = context.cut(frame.image)
+            yield frame.index, wide, matte.person_alpha(wide)
+
+    for index, wide, person_alpha in ahead(persons()):
+        alpha = crop.inner(matte.head_alpha(index, wide, person_alpha))
+        images[index, :, :, :3] = crop.inner(wide)
+        images[index, :, :, 3] = (alpha * 255).round().to(torch.uint8)
         if progress is not None:
-            progress(frame.index + 1, clip.frame_count)
+            progress(index + 1, clip.frame_count)
 
 
 def _look_at_samples(clip: Clip, track: Track, landmarks_m: Tensor, size_px: int) -> tuple[Crop, ClipMatte]:
@@ -99,7 +104,7 @@ def _look_at_samples(clip: Clip, track: Track, landmarks_m: Tensor, size_px: int
     usable = track.valid.nonzero()[:, 0]
     chosen = usable[torch.linspace(0, len(usable) - 1, min(_SAMPLE_FRAMES, len(usable))).round().long()].unique()
     generous = head_crop(track, size_px).context()
-    images = [(frame.index, generous.cut(frame.image)) for frame in _some_frames(clip, chosen.tolist())]
+    images = [(frame.index, generous.cut(frame.image)) for frame in some_frames(clip, chosen.tolist())]
     poses = track.cam_from_head.float()
     rough = ClipMatte(landmarks_m, poses, generous.camera(track.camera))
     rough.fit(images)
@@ -108,11 +113,6 @@ def _look_at_samples(clip: Clip, track: Track, landmarks_m: Tensor, size_px: int
     matte = ClipMatte(landmarks_m, poses, crop.context().camera(track.camera))
     matte.head = rough.head  # what was learnt about the neck lies in the head frame: it holds for any crop
     return crop, matte
-
-
-def _some_frames(clip: Clip, chosen: list[int]) -> Iterator:
-    for index in chosen:
-        yield from frames(clip, index, index + 1)
 
 
 def _in_crop(pixels: Tensor, crop: Crop) -> Tensor:

@@ -45,7 +45,7 @@ class ClipMatte:
     def fit(self, images: Iterable[tuple[int, Tensor]]) -> None:
         """Learn how far down the neck is bare, from pairs of frame number and (height, width, 3) image."""
         still = PersonMatte(self._view_px, steadiness=0.0)  # these frames do not follow one another
-        self.head.fit(self._sample(frame, image, still) for frame, image in images)
+        self.head.fit(self._sample(frame, image, still(image)) for frame, image in images)
 
     def __call__(self, frame: int, image: Tensor) -> Float[Tensor, "height width"]:
         """Alpha of the head in [0, 1], float32; give the frames in order.
@@ -54,10 +54,20 @@ class ClipMatte:
             frame: row of the landmarks and poses.
             image: (height, width, 3), uint8 or float32 in [0, 1], seen by the camera.
         """
-        return self.head(self._sample(frame, image, self._person))
+        return self.head_alpha(frame, image, self.person_alpha(image))
 
-    def _sample(self, frame: int, image: Tensor, person: PersonMatte) -> HeadSample:
-        return HeadSample(image, person(image), self._camera, self._cam_from_head[frame], self._landmarks_m[frame])
+    def person_alpha(self, image: Tensor) -> Float[Tensor, "height width"]:
+        """The first half of a call, which may run in a thread of its own: alpha of the whole person."""
+        return self._person(image)
+
+    def head_alpha(
+        self, frame: int, image: Tensor, person_alpha: Float[Tensor, "height width"]
+    ) -> Float[Tensor, "height width"]:
+        """The second half: the person without the body."""
+        return self.head(self._sample(frame, image, person_alpha))
+
+    def _sample(self, frame: int, image: Tensor, person_alpha: Tensor) -> HeadSample:
+        return HeadSample(image, person_alpha, self._camera, self._cam_from_head[frame], self._landmarks_m[frame])
 
 
 def _view_px(

@@ -106,6 +106,23 @@ def frames(
     return ahead(made) if stop - start > _FEW else made
 
 
+def some_frames(clip: Clip, chosen: list[int]) -> Iterator[Frame]:
+    """Some frames of a clip, with accurate colours; what lies between is decoded once at most, and not converted.
+
+    Args:
+        chosen: ascending numbers of frames, counted in the clip.
+    """
+    index, convert = _index(clip.path), converter(clip.size_px)
+    keys = np.flatnonzero(index.key) - clip.first_frame
+    # Those that follow from the same key frame are decoded in one go.
+    for _, group in itertools.groupby(chosen, lambda number: int(np.searchsorted(keys, number, side="right"))):
+        wanted = list(group)
+        with contextlib.closing(_from(clip, clip.first_frame + wanted[0])) as decoded:
+            for number, (pts_s, frame) in enumerate(itertools.islice(decoded, wanted[-1] - wanted[0] + 1), wanted[0]):
+                if number in wanted:
+                    yield Frame(number, number / clip.frame_rate_hz if pts_s is None else pts_s, convert(frame))
+
+
 def _frames(clip: Clip, start: int, stop: int, convert: FrameConverter) -> Generator[Frame]:
     position = start
     with contextlib.closing(_from(clip, clip.first_frame + start)) as decoded:

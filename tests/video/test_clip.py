@@ -15,7 +15,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from video.small_videos import numbered_image, read_number, rotate_metadata, write_video
 
 from manvatar.errors import UserError
-from manvatar.video import frames, open_clip
+from manvatar.video import frames, open_clip, some_frames
 
 
 @pytest.fixture
@@ -48,6 +48,19 @@ def test_starting_anywhere_gives_the_same_pixels(numbered: Path, start: int) -> 
     for frame in part:
         assert torch.equal(frame.image, everything[frame.index].image)
         assert frame.time_s == pytest.approx(everything[frame.index].time_s)
+
+
+@pytest.mark.parametrize("chosen", [[0], [23], [3, 4, 9, 22], list(range(24)), []])
+def test_some_frames(numbered: Path, chosen: list[int]) -> None:
+    got = list(some_frames(open_clip(numbered), chosen))
+    assert [frame.index for frame in got] == chosen
+    assert [read_number(frame.image.numpy()) for frame in got] == chosen
+
+
+def test_some_frames_of_a_part(numbered: Path) -> None:
+    got = list(some_frames(open_clip(numbered, 4 / 25), [0, 2, 19]))
+    assert [read_number(frame.image.numpy()) for frame in got] == [4, 6, 23]
+    assert [frame.index for frame in got] == [0, 2, 19]
 
 
 def test_start_and_end_in_seconds(numbered: Path) -> None:
