@@ -22,7 +22,8 @@ def fit(
     size: int | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     seed: int = 0,
-    mlp_backend: Literal["native", "torch", "tinycudann"] | None = None,
+    mlp_backend: Literal["auto", "native", "native-bf16", "torch", "tinycudann"] | None = None,
+    model: Literal["manvatar", "bilayer", "fewshot"] = "manvatar",
     max_seconds: float | None = None,
     resume: bool = False,
 ) -> None:
@@ -31,7 +32,7 @@ def fit(
     Args:
         video: a portrait video; one person's face should be visible in most of it. Or a dataset folder of AvatarMAV.
         out: folder for avatar.mav, scores.json, preview.mp4, contact.png, novel.mp4 and track.safetensors.
-        preset: fast, paper, or a TOML file of settings.
+        preset: fast, paper, or a TOML file of settings; a 2D model has fast and its own TOML files.
         face_model: builtin, or the file or folder of a face model.
         landmarks: auto, face-alignment, or a file of landmarks.
         holdout: last part of the video that is only scored: below 1 a fraction, otherwise a number of frames.
@@ -41,11 +42,12 @@ def fit(
         device: where to train.
         seed: of all random numbers.
         mlp_backend: what computes the small networks; default: the preset's, which is native.
-        max_seconds: end training after so many seconds.
+        model: manvatar is the voxel avatar; bilayer and fewshot are 2D models to compare it with.
+        max_seconds: end training after so many seconds; default for a 2D model: 600.
         resume: go on with an interrupted run of the same settings in the same folder.
     """
     keep_freed_memory()
-    reconstructor = Reconstructor(preset, face_model, landmarks, holdout, size, device, seed, mlp_backend)
+    reconstructor = Reconstructor(preset, face_model, landmarks, holdout, size, device, seed, mlp_backend, model)
     result = reconstructor.run(video, out, start, end, max_seconds, resume)
     print(f"{out / 'avatar.mav'}: {result.report.summary() if result.report else 'nothing held out to score'}")
 

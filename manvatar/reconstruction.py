@@ -19,7 +19,10 @@ from pathlib import Path
 import torch
 
 from manvatar.avatars import Avatar, dataset_renderer, make_header, provenance
+from manvatar.baselines import one_video
+from manvatar.baselines.one_video import OneVideoConfig, PortraitTrainer
 from manvatar.dataset import DATASET_FILES, DatasetConfig, build_dataset, load_dataset, tail_length
+from manvatar.devices import pick_device
 from manvatar.driving import write_novel
 from manvatar.errors import UserError
 from manvatar.exporting.avatarmav import folder_clip, folder_config, folder_track, read_folder
@@ -51,6 +54,17 @@ class Result:
     report: Report | None  # None when nothing was held out
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A clip that is tracked and cut out: what training starts from, whatever is trained."""
+
+    clip: Clip
+    face_model: FaceModel
+    track: Track
+    dataset: Dataset
+    seconds: float  # that it took
+
+
 class Reconstructor:
     """Makes an avatar from a portrait video.
 
@@ -63,10 +77,13 @@ class Reconstructor:
         landmarks: ``auto``, ``face-alignment``, or a file of landmarks.
         holdout: last part of the video that is never trained on: below 1 a fraction, otherwise a number of frames.
         size_px: side of the square training images, a multiple of 8, 64 to 1024; None = what the preset says.
-        device: ``auto`` or ``cpu``. Training on ``cuda`` is not there yet.
+        device: where the avatar is trained and scored: ``cpu``, ``cuda``, or ``auto``, the GPU where there is one.
+            Tracking and mattes run on the CPU.
         seed: of all random numbers; the same seed on the same machine gives the same avatar.
-        mlp_backend: what computes the small networks: ``native``, ``torch`` or ``tinycudann``; None = what the preset
-            says. An avatar file is the same for all.
+        mlp_backend: what computes the small networks: ``auto``, ``native``, ``native-bf16``, ``torch`` or
+            ``tinycudann``; None = what the preset says. An avatar file is the same for all.
+        model: ``manvatar``, the voxel avatar, or a 2D model to compare it with: ``bilayer`` or ``fewshot``. ``preset``
+            is then ``fast`` or a TOML file of :class:`manvatar.baselines.one_video.OneVideoConfig`.
 
     Raises:
         UserError: an argument cannot be used.
@@ -82,18 +99,22 @@ class Reconstructor:
         device: str = "auto",
         seed: int = 0,
         mlp_backend: str | None = None,
+        model: str = "manvatar",
     ) -> None:
+        self.model = model
+        self.portrait: OneVideoConfig | None = None
+        if model != "manvatar":
+            self.portrait = one_video.load_config(model, preset, size_px)
+            preset, size_px = "fast", self.portrait.network.image_size_px
         self.preset: Preset = _with_mlp_backend(load_preset(preset), mlp_backend)
         size_px = self.preset.size_px if size_px is None else size_px
         if size_px % 8 or not 64 <= size_px <= 1024:
             raise UserError(f"--size {size_px} is not possible; give a multiple of 8 from 64 to 1024")
-        if device not in ("auto", "cpu"):
-            raise UserError(f"--device {device} is not possible yet; training runs on the cpu")
         self.face_model, self.landmarks = face_model, landmarks
         self.dataset_config = DatasetConfig(size_px, holdout)
-        self.device, self.seed = "cpu", seed
+        self.device, self.seed = pick_device(device), seed
         if self.preset.field.mlp_backend == "tinycudann":
-            require_tinycudann(torch.device(self.device))
+            require_tinycudann(self.device)
 
     def fit(
         self,
@@ -116,7 +137,7 @@ class Reconstructor:
                 and is deleted at the end.
             start_s, end_s: the part of the video to use.
             max_seconds: training ends after so many seconds, with its rates lowered in time; None = the preset's
-                iterations.
+                iterations; for a 2D model 10 minutes.
             resume: go on with an interrupted run of the same settings in ``out``; starts afresh where there is none.
             show_progress: progress bars on standard error.
 
@@ -145,30 +166,80 @@ class Reconstructor:
     ) -> Result:
         """:meth:`fit`, with the scores too."""
         begin = time.perf_counter()
+        work = out / "work"
+        prepared = self.prepare(video, work, start_s, end_s, max_seconds, resume, show_progress)
+        result = self.train(prepared, out, max_seconds, resume, show_progress, report, begin)
+        self.finish(work, out)
+        return result
+
+    def prepare(
+        self,
+        video: str | Path,
+        work: Path,
+        start_s: float = 0.0,
+        end_s: float | None = None,
+        max_seconds: float | None = None,
+        resume: bool = False,
+        show_progress: bool = True,
+    ) -> Prepared:
+        """The first half of :meth:`run`: track and cut out; the files of the dataset stay in ``work``."""
         if max_seconds is not None and not 0 < max_seconds < math.inf:
             raise UserError(f"--max-seconds {max_seconds:g} is not possible; give a positive number of seconds")
         clip = _open(Path(video), start_s, end_s)
         tail_length(clip.frame_count, self.dataset_config.holdout)  # says at once what would come out after tracking
         model = load(self.face_model)
+        make_folder(work.parent)
+        dataset, seconds = self._dataset(clip, model, make_folder(work), self._run_id(clip), resume, show_progress)
+        return Prepared(clip, model, load_track(work / _TRACK), dataset, seconds)
+
+    def finish(self, work: Path, out: Path) -> None:
+        """Keep the track of what :meth:`prepare` has made in ``work``, in ``out``, and delete the rest."""
+        os.replace(work / _TRACK, out / _TRACK)
+        _clear(work)
+
+    def train(
+        self,
+        prepared: Prepared,
+        out: Path,
+        max_seconds: float | None = None,
+        resume: bool = False,
+        show_progress: bool = True,
+        report: bool = True,
+        begin: float | None = None,
+    ) -> Result:
+        """The second half of :meth:`run`: train, write the avatar and, with ``report``, score and show.
+
+        ``out/work`` holds a checkpoint meanwhile.
+
+        Args:
+            begin: ``time.perf_counter()`` when work on the clip began; None = when its preparation would have begun.
+        """
+        begin = time.perf_counter() - prepared.seconds if begin is None else begin
         work = make_folder(make_folder(out) / "work")
-        run_id = self._run_id(clip)
-        dataset, track_s = self._dataset(clip, model, work, run_id, resume, show_progress)
-        trainer = self._train(dataset, self._field_config(clip), work, run_id, max_seconds, resume, show_progress)
-        avatar = self._avatar(trainer, clip, load_track(work / _TRACK))
+        clip, dataset, run_id = prepared.clip, prepared.dataset, self._run_id(prepared.clip)
+        if self.portrait is None:
+            trainer = self._train(dataset, self._field_config(clip), work, run_id, max_seconds, resume, show_progress)
+            avatar = self._avatar(trainer, clip, prepared.track)
+        else:
+            checkpoint, limit = work / _CHECKPOINT, max_seconds or self.portrait.seconds
+            trainer = PortraitTrainer(dataset, self.model, self.portrait, self.seed, self.device)
+            one_video.train_portrait(trainer, checkpoint, run_id, limit, resume, show_progress)
+            avatar = one_video.make_portrait(trainer, clip, prepared.track, prepared.face_model)
         result = Result(avatar, None)
         if report:
             facts = RunFacts(
-                track_s=track_s,
+                track_s=prepared.seconds,
                 train_s=trainer.progress.seconds,
                 peak_memory_bytes=_peak_memory_bytes(),
-                device=self.device,
+                device=self.device.type,
                 seed=self.seed,
-                preset=self.preset.name,
+                preset=self.preset.name if self.portrait is None else self.model,
                 iterations=trainer.progress.iteration,
             )
             result = _show(avatar, dataset, out, facts, begin, show_progress)
-        os.replace(work / _TRACK, out / _TRACK)
-        _clear(work)
+        (work / _CHECKPOINT).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty
+            work.rmdir()
         return result
 
     def _dataset(
@@ -232,7 +303,7 @@ class Reconstructor:
         torch.manual_seed(self.seed)
         settings = dataclasses.asdict(config)
         field = make_field(self.preset.field_name, settings, dataset.bounds, dataset.expression.shape[1])
-        trainer = Trainer(dataset, field, self.preset.training, self.seed)
+        trainer = Trainer(dataset, field, self.preset.training, self.seed, self.device)
         checkpoint = work / _CHECKPOINT
         if resume and checkpoint.is_file():
             restore_checkpoint(trainer, checkpoint, run_id)
@@ -246,7 +317,7 @@ class Reconstructor:
             preset=self.preset.name,
             field_name=self.preset.field_name,
             # What trained an avatar need not be there where it is shown.
-            field_config=dataclasses.replace(trainer.field.config, mlp_backend="native"),
+            field_config=dataclasses.replace(trainer.field.config, mlp_backend="auto"),
             march=self.preset.training.march,
             occupancy_cell_m=self.preset.training.occupancy_cell_m,
             face_model=track.face_model,
@@ -256,7 +327,7 @@ class Reconstructor:
                 "iterations": trainer.progress.iteration,
                 "seconds": round(trainer.progress.seconds, 1),
                 "seed": self.seed,
-                "device": self.device,
+                "device": self.device.type,
                 "mlp_backend": trainer.field.mlp_backend,
             },
             provenance=provenance(clip.path) if clip.path.is_file() else {"folder": clip.path.name},
@@ -274,7 +345,10 @@ class Reconstructor:
             "preset": dataclasses.asdict(self.preset),
             "dataset": dataclasses.asdict(self.dataset_config),
             "seed": self.seed,
+            "device": self.device.type,  # random numbers differ
         }
+        if self.portrait is not None:
+            facts |= {"model": self.model, "portrait": dataclasses.asdict(self.portrait)}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
