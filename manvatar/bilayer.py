@@ -10,13 +10,18 @@ from typing import Literal
 import torch
 
 from manvatar.baselines.bilayer.animation import frame_network, pictures, write_pictures
+from manvatar.baselines.bilayer.corpus.distributed import joined
+from manvatar.baselines.bilayer.corpus.folders import open_corpus
+from manvatar.baselines.bilayer.corpus.prepare import prepare as prepare_corpus
+from manvatar.baselines.bilayer.corpus.trainer import CHECKPOINT, CorpusConfig, CorpusTrainer
 from manvatar.baselines.bilayer.enhancer import STEPS
 from manvatar.baselines.bilayer.fast import FrameNetwork, accelerated
-from manvatar.baselines.bilayer.model import BilayerModel, Person
-from manvatar.baselines.bilayer.official import load_official
+from manvatar.baselines.bilayer.model import BilayerConfig, BilayerModel, Person
+from manvatar.baselines.bilayer.official import load_official, load_official_discriminator
 from manvatar.baselines.bilayer.onnx_export import export_onnx
 from manvatar.baselines.bilayer.photo import Photo, person_of, prepare_photo, read_picture
 from manvatar.baselines.bilayer.reenact import driven_keypoints
+from manvatar.baselines.losses import perceptual_losses
 from manvatar.cli import Output, Positional, run
 from manvatar.driving import parse_background
 from manvatar.errors import UserError
@@ -111,18 +116,115 @@ def export(
     print(f"{out}: keypoints (N, 136), -1 to 1 over the crop -> image (N, 3, H, W) in [-2, 2], mask (N, 1, H, W)")
 
 
+def prepare(
+    videos: Positional[Path],
+    out: Output,
+    split: Literal["train", "test"] = "train",
+    size: int = 256,
+    every: int = 1,
+    landmarks: str = "auto",
+) -> None:
+    """Make or extend a corpus to train on: crops, landmarks and mattes from videos.
+
+    Args:
+        videos: a video, or a folder with PERSON/VIDEO/SEQUENCE.mp4, as VoxCeleb2 has it.
+        out: the folder of the corpus; videos that are in it already are left as they are.
+        split: the part of the corpus.
+        size: side of the crops in pixels.
+        every: keep every so many frames.
+        landmarks: auto, mediapipe or face-alignment.
+    """
+    if not 16 <= size <= 1024:
+        raise UserError(f"--size {size} is out of range; give 16 to 1024 pixels")
+    done = prepare_corpus(videos, out, split=split, size_px=size, every=every, landmarks=_known(landmarks))
+    for sentence in done.skipped:
+        print(f"left out {sentence}", file=sys.stderr)
+    print(f"{out}: {done.videos} videos, {done.frames} frames in {split}")
+
+
+def train(
+    corpus: Positional[Path],
+    out: Output,
+    size: Literal["small", "medium", "large"] = "medium",
+    stage: Literal["base", "enhancer"] = "base",
+    init: Path | None = None,
+    iterations: int = 100_000,
+    people: int = 8,
+    learning_rate: float = 2e-4,
+    vgg19: Path | None = None,
+    vggface: Path | None = None,
+    save_every: int = 1000,
+    workers: int = 2,
+    seed: int = 0,
+    resume: bool = False,
+    device: Device = "auto",
+) -> None:
+    """Train the model on a corpus, in one process or, started by torchrun, in many.
+
+    For eight GPUs: torchrun --nproc-per-node 8 -m manvatar.bilayer train CORPUS -o RUN
+
+    Args:
+        corpus: folder made by prepare, or in the same layout.
+        out: folder for the log, the checkpoint, and the weights in the released layout.
+        size: width of the inference generator: small 16, medium 32 (the released one), large 64.
+        stage: base: all networks but the enhancer; enhancer: only that, on the weights of --init.
+        init: weights to start from: the released ones, or those of another run.
+        iterations: updates in all.
+        people: in a batch, over all processes; the released model had 40.
+        learning_rate: of Adam.
+        vgg19: weights of torchvision's VGG-19, for the perceptual loss.
+        vggface: weights of the Caffe VGG-16 of faces, for its own.
+        save_every: iterations between checkpoints.
+        workers: processes that read frames, for each training process.
+        seed: of the first weights and of the order of frames.
+        resume: go on with the run in the folder.
+        device: auto takes the GPU where there is one.
+    """
+    if min(iterations, people, save_every) < 1 or workers < 0 or not 0 < learning_rate < 1:
+        raise UserError("--iterations, --people and --save-every must be positive, --learning-rate between 0 and 1")
+    _device(device)
+    width = {"small": 16, "medium": 32, "large": 64}[size]
+    config = CorpusConfig(
+        model=BilayerConfig(width=width, max_width=8 * width),
+        stage=stage,
+        iterations=iterations,
+        people=people,
+        learning_rate=learning_rate,
+        seed=seed,
+        save_every=save_every,
+        workers=workers,
+    )
+    start = None
+    if init is not None:
+        model = load_official(init, spectral_norm=True)
+        start = model, load_official_discriminator(init, model.config)
+    with joined(device) as processes:
+        perceptual = perceptual_losses(vgg19, vggface)
+        trainer = CorpusTrainer(config, open_corpus(corpus), processes, start, perceptual)
+        if resume:
+            trainer.restore(out / CHECKPOINT)
+        elif (out / CHECKPOINT).exists():
+            raise UserError(f"{out} holds a run already; go on with it with --resume, or choose another folder")
+        trainer.fit(out)
+
+
 def _start(
     photo: Path, weights: Path, face_model: str, landmarks: str, steps: int
 ) -> tuple[BilayerModel, Photo, FaceModel]:
     """The model, the photo as it takes it, and the face model of photo and driver."""
     if not 0 <= steps <= _MOST_STEPS:
         raise UserError(f"--steps {steps} is out of range; give 0 to {_MOST_STEPS}")
-    if landmarks not in ("auto", "mediapipe", "face-alignment"):
-        raise UserError(f"--landmarks {landmarks} is not known; give auto, mediapipe or face-alignment")
+    _known(landmarks)
     picture = read_picture(photo)
     model = load_official(weights)
     shape = load(face_model)
     return model, prepare_photo(picture, shape, model.config.image_size_px, landmarks), shape
+
+
+def _known(landmarks: str) -> str:
+    if landmarks not in ("auto", "mediapipe", "face-alignment"):
+        raise UserError(f"--landmarks {landmarks} is not known; give auto, mediapipe or face-alignment")
+    return landmarks
 
 
 def _person(model: BilayerModel, photo: Photo, steps: int, old_sampling: bool) -> Person:
@@ -143,7 +245,12 @@ def _device(name: Device) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-VERBS: dict[str, Callable[..., None]] = {"animate": animate, "export-onnx": export}
+VERBS: dict[str, Callable[..., None]] = {
+    "animate": animate,
+    "export-onnx": export,
+    "prepare": prepare,
+    "train": train,
+}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -15,7 +15,8 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.nn import functional as distributed_functional
 from torch.nn import functional
 
 EPSILON = 1e-7  # of batch norms and of the spectral norm, as in the released checkpoints
@@ -91,7 +92,11 @@ def apply_pixel_linear(x: Images, linear: PixelLinear) -> Images:
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm with eps 1e-7 whose scale and shift may come from outside."""
+    """Batch norm with eps 1e-7 whose scale and shift may come from outside.
+
+    While training in several processes (``torch.distributed`` is initialised), its statistics are those of the batch of
+    all of them, on any device; every process must bring as many images.
+    """
 
     def __init__(self, channels: int, affine: bool = True) -> None:
         super().__init__(channels, eps=EPSILON, affine=affine)
@@ -104,8 +109,39 @@ class BatchNorm(nn.BatchNorm2d):
         if self.training:
             self.num_batches_tracked.add_(1)
             momentum = 1.0 / float(self.num_batches_tracked) if momentum is None else momentum
+            if process_count() > 1:
+                return self._over_processes(x, weight, bias, momentum)
         mean, variance = self.running_mean, self.running_var
         return functional.batch_norm(x, mean, variance, weight, bias, self.training, momentum or 0.0, self.eps)
+
+    def _over_processes(self, x: Images, weight: Tensor | None, bias: Tensor | None, momentum: float) -> Images:
+        here = torch.stack([x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)])
+        means, variances = everyones(here[None]).unbind(1)
+        mean = means.mean(0)
+        variance = (variances + (means - mean).square()).mean(0)
+        with torch.no_grad():
+            count = x.numel() / x.shape[1] * process_count()
+            self.running_mean.lerp_(mean, momentum)
+            self.running_var.lerp_(variance * count / max(count - 1, 1), momentum)
+        scale = (variance + self.eps).rsqrt()
+        scale = scale if weight is None else scale * weight
+        shift = -mean * scale if bias is None else bias - mean * scale
+        return torch.addcmul(shift[:, None, None], x, scale[:, None, None])
+
+
+def process_count() -> int:
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def everyones(values: Tensor) -> Tensor:
+    """``values`` of all processes, one after the other in the first axis; differentiable, equal sizes needed.
+
+    With a loss of them that all processes compute alike, the mean of the processes' gradients is the gradient of that
+    loss: each process's own values receive the sum of all processes' gradients.
+    """
+    if process_count() == 1:
+        return values
+    return torch.cat(distributed_functional.all_gather(values.contiguous()))
 
 
 class AdaptiveNorm(nn.Module):

@@ -24,6 +24,7 @@ from manvatar.types import FaceModel, Landmarks, Track
 
 _WORKING_PX = 1280  # longer side of the image in which the face is looked for
 _ERODED_PX = 5  # diameter of the disc by which the matte shrinks, at the network's size
+_STEADINESS = 0.6  # of mattes of a clip, see PersonMatte
 _VIEW = 1.5  # side of the square the matte network sees, in sides of the crop
 
 
@@ -102,7 +103,7 @@ def prepare_photo(
     points = as_ibug68(found).points_px
     crop = Crop.around(points[0])
     image = torch.from_numpy(np.array(crop.cut(Image.fromarray(picture.numpy()), size_px)))
-    matte = person_matte(picture, crop, size_px)
+    matte = MovingMatte(crop)(picture, size_px)
     return Photo(
         image.permute(2, 0, 1)[None].float() / 127.5 - 1, matte[None, None], crop.keypoints(points), crop, fitted
     )
@@ -126,15 +127,28 @@ def detect(picture: UInt8[Tensor, "height width 3"], detector: LandmarkDetector)
     return Landmarks(points, confidence, torch.ones(1, dtype=torch.bool), detector.scheme)
 
 
-def person_matte(picture: UInt8[Tensor, "height width 3"], crop: Crop, size_px: int) -> Float[Tensor, "size size"]:
-    """The matte of the person in the crop, shrunk a little so that no background shines in; 0 beyond the picture."""
-    grown = round(crop.side_px * (_VIEW - 1) / 2)
-    right, bottom = crop.left_px + crop.side_px + grown, crop.top_px + crop.side_px + grown
-    height, width = picture.shape[:2]
-    view = max(crop.left_px - grown, 0), max(crop.top_px - grown, 0), min(right, width), min(bottom, height)
-    alpha = PersonMatte(view, steadiness=0.0)(picture)
-    shrunk = crop.cut(Image.fromarray((alpha * 255).round().byte().numpy()), size_px)
-    return eroded(torch.from_numpy(np.array(shrunk)).float() / 255)
+class MovingMatte:
+    """Mattes of a person in one crop of the pictures of a clip, given in order.
+
+    They are shrunk a little, so that no background shines in; 0 beyond the picture.
+    """
+
+    def __init__(self, crop: Crop) -> None:
+        self.crop = crop
+        self._person: PersonMatte | None = None
+
+    def __call__(self, picture: UInt8[Tensor, "height width 3"], size_px: int) -> Float[Tensor, "size size"]:
+        self._person = self._person or PersonMatte(self._view(picture), steadiness=_STEADINESS)
+        alpha = (self._person(picture) * 255).round().byte()
+        cut = self.crop.cut(Image.fromarray(alpha.numpy()), size_px)
+        return eroded(torch.from_numpy(np.array(cut)).float() / 255)
+
+    def _view(self, picture: UInt8[Tensor, "height width 3"]) -> tuple[int, int, int, int]:
+        """More than the crop: the network wants to see shoulders."""
+        crop, grown = self.crop, round(self.crop.side_px * (_VIEW - 1) / 2)
+        right, bottom = crop.left_px + crop.side_px + grown, crop.top_px + crop.side_px + grown
+        height, width = picture.shape[:2]
+        return max(crop.left_px - grown, 0), max(crop.top_px - grown, 0), min(right, width), min(bottom, height)
 
 
 def eroded(matte: Float[Tensor, "height width"]) -> Float[Tensor, "height width"]:
