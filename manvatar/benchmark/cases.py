@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from manvatar import ops
+from manvatar.ops.mlp_backends import mlp_backend
 
 _RAYS, _PER_RAY, _FRAMES = 4096, 20, 8
 _BOX_M = (0.24, 0.30, 0.26)  # a head with hair
@@ -37,6 +38,7 @@ def cases(device: str) -> Iterator[Case]:
     yield from _marching(device)
     yield from _sampling(device)
     yield from _networks(device)
+    yield from _field(device)
     yield from _compositing(device)
     yield from _blending(device)
     yield from _adam(device)
@@ -85,37 +87,84 @@ def _marching(device: str) -> Iterator[Case]:
     )
 
 
+@dataclass(frozen=True)
+class _Sampled:
+    """Grids of the fast field's size, and samples of several frames in them."""
+
+    motion: Tensor
+    levels: list[Tensor]
+    arguments: tuple  # of sample_warped
+    frame: Tensor
+    size: str
+    grid_bytes: int
+    feature_bytes: int  # what sample_warped writes
+    point_bytes: int  # points, directions and frames
+    flops: int  # forward
+
+    @staticmethod
+    def make(device: str) -> _Sampled:
+        count = _RAYS * _PER_RAY
+        motion = torch.randn(_FRAMES, *_nodes(0.009), 8, device=device, requires_grad=True)
+        levels = [torch.randn(1, *_nodes(voxel), 8, device=device, requires_grad=True) for voxel in _LEVELS_M]
+        frame = torch.arange(_FRAMES, device=device).repeat_interleave(count // _FRAMES)
+        tail = torch.randn(count, 3, device=device)
+        return _Sampled(
+            motion,
+            levels,
+            (motion, levels, _shell(count, device), frame, tail, [0.04, 0.03, 0.04]),
+            frame,
+            f"{count} samples, {len(levels)} levels",
+            motion.nbytes + sum(level.nbytes for level in levels),
+            4 * count * (8 * len(levels) + 5 + 3),
+            count * (4 * (3 + 3) + 8),
+            count * 2 * 8 * (8 + 8 * len(levels)),
+        )
+
+
 def _sampling(device: str) -> Iterator[Case]:
-    count = _RAYS * _PER_RAY
-    motion = torch.randn(_FRAMES, *_nodes(0.009), 8, device=device, requires_grad=True)
-    levels = [torch.randn(1, *_nodes(voxel), 8, device=device, requires_grad=True) for voxel in _LEVELS_M]
-    points = _shell(count, device)
-    frame = torch.arange(_FRAMES, device=device).repeat_interleave(count // _FRAMES)
-    tail = torch.randn(count, 3, device=device)
-    scale = [0.04, 0.03, 0.04]
-    grids = motion.nbytes + sum(level.nbytes for level in levels)
-    features = 8 * len(levels) + 5 + 3
-    per_sample = 4 * (3 + 3 + features) + 8
-    flops = count * 2 * 8 * (8 + 8 * len(levels))
-    arguments = (motion, levels, points, frame, tail, scale)
-    size = f"{count} samples, {len(levels)} levels"
+    made = _Sampled.make(device)
+    arguments, moved = made.arguments, made.point_bytes + made.feature_bytes
     with torch.no_grad():
         yield Case(
             "sample_warped",
-            size,
+            made.size,
             lambda: ops.sample_warped(*arguments),
             lambda: ops.sample_warped_reference(*arguments),
-            grids + count * per_sample,
-            flops,
+            made.grid_bytes + moved,
+            made.flops,
         )
-    leaves = [motion, *levels]
+    leaves = [made.motion, *made.levels]
     yield Case(
         "sample_warped, both ways",
-        size,
+        made.size,
         _both_ways(lambda: ops.sample_warped(*arguments, in_place=True), leaves),
         _both_ways(lambda: ops.sample_warped_reference(*arguments), leaves),
-        3 * grids + 2 * count * per_sample,
-        3 * flops,
+        3 * made.grid_bytes + 2 * moved,
+        3 * made.flops,
+    )
+
+
+def _field(device: str) -> Iterator[Case]:
+    """Both ops of the fast field, as it trains; the floor is that of one op which keeps the features to itself."""
+    made, hidden, outputs = _Sampled.make(device), 128, 4
+    shapes = ((hidden, 32), (_FRAMES, hidden), (outputs, hidden), (outputs,))
+    weights = [torch.randn(shape, device=device, requires_grad=True) for shape in shapes]
+    network = mlp_backend("auto")
+
+    def run() -> Tensor:
+        return network(ops.sample_warped(*made.arguments, in_place=True), made.frame, *weights)
+
+    def reference() -> Tensor:
+        return ops.mlp_reference(ops.sample_warped_reference(*made.arguments), made.frame, *weights)
+
+    leaves, samples = [made.motion, *made.levels, *weights], len(made.frame)
+    yield Case(
+        "field, both ways",
+        made.size,
+        _both_ways(run, leaves),
+        _both_ways(reference, leaves),
+        3 * made.grid_bytes + 2 * (made.point_bytes + 4 * samples * outputs),
+        3 * (made.flops + 2 * samples * hidden * (32 + outputs)),
     )
 
 
@@ -128,24 +177,26 @@ def _networks(device: str) -> Iterator[Case]:
     flops = 2 * count * hidden * (inputs + outputs)
     moved = 4 * count * (inputs + outputs) + 8 * count
     size = f"{count} samples, {inputs}-{hidden}-{outputs}"
-    with torch.no_grad():
-        yield Case(
-            "mlp",
-            size,
-            lambda: ops.mlp(x, frame, *weights),
-            lambda: ops.mlp_reference(x, frame, *weights),
-            moved,
-            flops,
-        )
     leaves = [x, *weights]
-    yield Case(
-        "mlp, both ways",
-        size,
-        _both_ways(lambda: ops.mlp(x, frame, *weights), leaves),
-        _both_ways(lambda: ops.mlp_reference(x, frame, *weights), leaves),
-        3 * moved,
-        3 * flops,
-    )
+    for backend in ["native", *(["native-bf16"] if ops.mlp_has_bfloat16(device) else [])]:
+        network, name = mlp_backend(backend), "mlp" + backend.removeprefix("native").replace("-", " ")
+        with torch.no_grad():
+            yield Case(
+                name,
+                size,
+                lambda network=network: network(x, frame, *weights),
+                lambda: ops.mlp_reference(x, frame, *weights),
+                moved,
+                flops,
+            )
+        yield Case(
+            f"{name}, both ways",
+            size,
+            _both_ways(lambda network=network: network(x, frame, *weights), leaves),
+            _both_ways(lambda: ops.mlp_reference(x, frame, *weights), leaves),
+            3 * moved,
+            3 * flops,
+        )
 
 
 def _compositing(device: str) -> Iterator[Case]:
