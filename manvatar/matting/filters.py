@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import interpolate
 
 
 def box_mean(image: Float[Tensor, "channels height width"], radius: int) -> Float[Tensor, "channels height width"]:
-    """Mean over the square of side 2 * radius + 1 around every pixel; at the border, over its part in the image."""
-    sums = _window_sums(_window_sums(image, radius).mT, radius).mT
-    columns, rows = (_window_counts(length, radius).to(image) for length in (image.shape[-1], image.shape[-2]))
-    return sums / (columns * rows[:, None])
+    """Mean over the square of side 2 * radius + 1 around every pixel; at the border, over its part in the image.
+
+    As two matrix products, which for images of a hundred pixels are faster than running sums, and more exact.
+    """
+    down, across = (_means(length, radius).to(image) for length in image.shape[1:])
+    return down @ (image @ across.T)
 
 
-def _window_sums(image: Tensor, radius: int) -> Tensor:
-    """Sums over 2 * radius + 1 neighbours along the last axis, at a cost that does not depend on the radius."""
-    running = pad(image, (radius + 1, radius)).cumsum(-1)
-    return running[..., 2 * radius + 1 :] - running[..., : -2 * radius - 1]
-
-
-def _window_counts(length: int, radius: int) -> Tensor:
+@lru_cache(maxsize=32)
+def _means(length: int, radius: int) -> Float[Tensor, "length length"]:
+    """The matrix that takes the means along a line of pixels."""
     position = torch.arange(length)
-    return (position + radius).clamp(max=length - 1) - (position - radius).clamp(min=0) + 1
+    near = ((position[:, None] - position).abs() <= radius).float()
+    return near / near.sum(1, keepdim=True)
 
 
 def guided_coefficients(

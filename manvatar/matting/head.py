@@ -25,7 +25,7 @@ from manvatar.matting.neck import (
     neck_coordinates,
     rise_m,
 )
-from manvatar.matting.person import as_planes
+from manvatar.matting.person import shrunk
 from manvatar.types import Camera
 
 _STRIDE = 4  # smooth maps are computed at a quarter of the resolution
@@ -143,13 +143,13 @@ class _Reduced:
     def of(cls, sample: HeadSample, cut: NeckCut) -> _Reduced:
         height, width = sample.person_alpha.shape
         size = (max(1, height // _STRIDE), max(1, width // _STRIDE))
-        small = resized(torch.cat([as_planes(sample.image), sample.person_alpha[None]]), size)
+        colors, (alpha,) = shrunk(sample.image, size), resized(sample.person_alpha[None], size)
         where = neck_coordinates(cut, sample.camera, sample.cam_from_head, size[::-1])
         points = project(sample.camera, transform(sample.cam_from_head.float(), sample.landmarks_m.float()))
         scale = torch.tensor([width / size[1], height / size[0]])
         distance = _inside_face(points, pixel_grid(size[::-1]) * scale)
         face_px = float((points[8] - points[36:48].mean(0)).norm())
-        return cls(small[:3].permute(1, 2, 0), small[3], where, distance, face_px, sample)
+        return cls(colors.permute(1, 2, 0), alpha, where, distance, face_px, sample)
 
     @property
     def inner_face(self) -> Tensor:
