@@ -54,3 +54,21 @@ def test_points_outside_draw_what_is_inside() -> None:
 
 def test_not_a_number_draws_nothing() -> None:
     assert (draw_stickman(torch.full((2, 136), float("nan")), 32) < -0.9).all()
+
+
+def test_a_slanted_line_pixel_by_pixel() -> None:
+    """From (5, 5) to (15, 9), as OpenCV draws it with thickness 2."""
+    drawn = _colors(draw_stickman(_keypoints(32, p0=(5.0, 5.0), **{f"p{k}": (15.0, 9.0) for k in range(1, 17)}), 32))[
+        4:11, 3:18
+    ]
+    white = (drawn == 255).all(-1)
+    rows = ["".join(".#"[int(pixel)] for pixel in row) for row in white.tolist()]
+    assert rows == [
+        "..##...........",
+        ".#####.........",
+        "..#######......",
+        "....#######....",
+        "......#######..",
+        ".........#####.",
+        "...........##..",
+    ]
