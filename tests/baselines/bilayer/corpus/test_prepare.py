@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from landmarks.faces import face_clip
 from manvatar.baselines.bilayer.corpus import prepare as module
 from manvatar.baselines.bilayer.corpus.folders import load_frame, open_corpus
 from manvatar.baselines.bilayer.corpus.prepare import prepare, sequence_name, still_crop
+from manvatar.baselines.bilayer.corpus.trainer import CorpusConfig
 from manvatar.baselines.bilayer.model import BilayerConfig
 from manvatar.baselines.bilayer.official import checkpoint_files
 from manvatar.bilayer import main
@@ -104,6 +106,7 @@ def test_training_by_command(
     """Sizes are tiny here; everything else is as a user has it."""
     root, out = make_corpus(tmp_path / "corpus"), tmp_path / "run"
     monkeypatch.setattr("manvatar.bilayer.BilayerConfig", lambda **sizes: _tiny(sizes))
+    monkeypatch.setattr("manvatar.bilayer.CorpusConfig", partial(CorpusConfig, statistics_batches=2))
     options = ["-o", str(out), "--people", "2", "--save-every", "1", "--workers", "0", "--device", "cpu"]
     assert main(["train", str(root), *options, "--iterations", "1"]) == 0
     assert "iteration 1" in capfd.readouterr().out
