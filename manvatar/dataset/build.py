@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Bool
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from manvatar.dataset.bounds import head_bounds
 from manvatar.dataset.crop import Crop, fitted_crop, head_crop
-from manvatar.dataset.split import split_tail
+from manvatar.dataset.split import split_extreme, split_tail
 from manvatar.dataset.store import map_images, save_dataset
 from manvatar.matting import ClipMatte
 from manvatar.threads import one_thread
@@ -31,7 +32,8 @@ class DatasetConfig:
     """What the dataset of a clip is made like."""
 
     size_px: int = 256  # of the square images, a multiple of 8
-    holdout: float = 0.1  # the last part of the clip: below 1 a fraction, otherwise a number of frames
+    holdout: float = 0.1  # below 1 a fraction of the clip, otherwise a number of frames
+    holdout_kind: Literal["tail", "extreme"] = "tail"  # the last part of the clip, or what is turned furthest
 
 
 def build_dataset(
@@ -56,7 +58,10 @@ def build_dataset(
     Raises:
         UserError: too few usable frames, or the folder cannot be written.
     """
-    train, held_out = split_tail(track.valid, duplicate, config.holdout)
+    if config.holdout_kind == "extreme":
+        train, held_out = split_extreme(track.valid, duplicate, track.cam_from_head, config.holdout)
+    else:
+        train, held_out = split_tail(track.valid, duplicate, config.holdout)
     landmarks_m = landmarks_head_m(track, face_model, "ibug68")
     with one_thread():
         crop, matte = _look_at_samples(clip, track, landmarks_m, config.size_px)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from manvatar.errors import UserError
+from manvatar.geometry import vector_from_rotation
 
 MIN_TRAIN_FRAMES = 8
 
@@ -49,6 +50,44 @@ def split_tail(
     held_out = index[usable & (index >= count - tail)]
     _require_enough(len(train), count, tail)
     return train, held_out
+
+
+def split_extreme(
+    usable: Bool[Tensor, "frames"],
+    duplicate: Bool[Tensor, "frames"],
+    cam_from_head: Float[Tensor, "frames 4 4"],
+    holdout: float,
+) -> tuple[Int[Tensor, "train"], Int[Tensor, "held_out"]]:
+    """Train on the poses near the clip's mean, hold out those that are turned furthest from it.
+
+    What an avatar makes of poses it has never seen tells more about its camera and its track than the end of a clip,
+    whose poses may all have come before.
+
+    Args:
+        usable, duplicate, holdout: as in :func:`split_tail`.
+        cam_from_head: pose of every frame; only its rotation counts.
+
+    Raises:
+        UserError: ``holdout`` is impossible, or too few frames are left to train on.
+    """
+    count = len(usable)
+    number = tail_length(count, holdout)
+    rotation = cam_from_head[:, :3, :3].double()
+    angle = vector_from_rotation(rotation @ _mean_rotation(rotation[usable]).T).norm(dim=1)
+    furthest = torch.where(usable, angle, -1.0).topk(min(number, int(usable.sum()))).indices
+    extreme = torch.zeros(count, dtype=torch.bool).index_fill(0, furthest, True)
+    train = torch.nonzero(usable & ~duplicate & ~extreme)[:, 0]
+    _require_enough(len(train), count, number)
+    return train, torch.nonzero(extreme)[:, 0]
+
+
+def _mean_rotation(rotation: Float[Tensor, "frames 3 3"]) -> Float[Tensor, "3 3"]:
+    """The rotation nearest to the mean matrix (Moakher 2002, section 3.2)."""
+    if len(rotation) == 0:
+        return torch.eye(3, dtype=rotation.dtype)
+    left, _, right = torch.linalg.svd(rotation.mean(0))
+    sign = torch.tensor([1.0, 1.0, float(torch.sign(torch.det(left @ right)))], dtype=rotation.dtype)
+    return left @ torch.diag(sign) @ right
 
 
 def _require_enough(left: int, count: int, tail: int) -> None:
