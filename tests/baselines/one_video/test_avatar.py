@@ -11,7 +11,9 @@ import torch
 from baselines.one_video.small import CONFIG, small_dataset, small_rig
 
 from manvatar.avatars import Avatar, dataset_renderer, make_header
+from manvatar.baselines.bilayer.blocks import standing_statistics
 from manvatar.baselines.one_video import LandmarkRig, PortraitAvatar, PortraitTrainer, make_portrait
+from manvatar.baselines.one_video.data import PortraitFrames
 from manvatar.baselines.one_video.models import make_model
 from manvatar.driving import write_sequence
 from manvatar.errors import UserError
@@ -40,7 +42,8 @@ def avatar_of(dataset: Dataset, name: str = "bilayer") -> PortraitAvatar:
     torch.manual_seed(1)
     model = make_model(name, CONFIG.network)
     if name == "bilayer":
-        model.start_from(torch.rand(1, 3, 32, 32) * 2 - 1, torch.rand(9, 136), 0.02)
+        model.start_from(torch.rand(1, 3, 32, 32) * 2 - 1, PortraitFrames(dataset).keypoints, 0.02)
+        standing_statistics(model, [lambda: model(PortraitFrames(dataset).keypoints)])  # so that keypoints matter
     return PortraitAvatar(header, model, small_rig())
 
 
