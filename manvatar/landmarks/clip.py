@@ -21,7 +21,7 @@ from manvatar.video import DuplicateFinder, frames
 
 logger = logging.getLogger(__name__)
 
-BACKENDS = ("auto", "mediapipe", "face-alignment")
+BACKENDS = ("auto", "mediapipe", "face-alignment", "openseeface")
 Progress = Callable[[int, int], None]  # (frames done, frames in all)
 
 _WORKING_PX = 1280.0  # longer side of the images that are looked at, unless the face is small in them
@@ -53,8 +53,8 @@ def detect_clip(
 
     Args:
         clip: from ``open_clip``.
-        backend: ``auto`` (= ``mediapipe``, 478 points), ``mediapipe``, ``face-alignment`` (68 points), or the path of
-            a file with landmarks (``manvatar.landmarks.from_file``).
+        backend: ``auto`` (= ``mediapipe``, 478 points), ``mediapipe``, ``face-alignment`` (68 points), the folder with
+            the networks of OpenSeeFace (68 points), or a file with landmarks (``manvatar.landmarks.from_file``).
         weights: folder with the networks of ``face-alignment``; None = that library's own cache.
         progress: called after every frame.
 
@@ -65,7 +65,7 @@ def detect_clip(
     Raises:
         UserError: no face anywhere in the clip, or what the backend needs is missing.
     """
-    if str(backend) not in BACKENDS:
+    if str(backend) not in BACKENDS and not Path(backend).is_dir():
         landmarks = load_landmarks(backend, clip.frame_count)
         finder = DuplicateFinder()
         for frame in _reported(frames(clip, size_px=_scaled(clip, 640.0), accurate=False), clip, progress):

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
+from manvatar.errors import UserError
 from manvatar.landmarks.blazeface import FaceFinder, intersection_over_union
 from manvatar.landmarks.facemesh import FaceMesher, Mesh
 from manvatar.landmarks.schemes import MEDIAPIPE_LEFT_IRIS, MEDIAPIPE_RIGHT_IRIS
@@ -98,10 +99,10 @@ def overlap(a: Observation, b: Observation) -> float:
 
 
 def make_detector(backend: str, weights: str | Path | None = None) -> LandmarkDetector:
-    """The detector named ``auto`` (= ``mediapipe``), ``mediapipe`` or ``face-alignment``.
+    """The detector named ``auto`` (= ``mediapipe``), ``mediapipe`` or ``face-alignment``, or a folder of OpenSeeFace's.
 
     Args:
-        backend: its name.
+        backend: its name, or the folder with the networks of OpenSeeFace.
         weights: folder with the networks of ``face-alignment``; None = that library's own cache.
 
     Raises:
@@ -114,4 +115,10 @@ def make_detector(backend: str, weights: str | Path | None = None) -> LandmarkDe
         from manvatar.landmarks.face_alignment import FaceAlignmentDetector
 
         return FaceAlignmentDetector(weights)
+    if backend == "openseeface":
+        raise UserError("OpenSeeFace is named by the folder of its networks: give --landmarks OpenSeeFace/models")
+    if Path(backend).is_dir():
+        from manvatar.landmarks.openseeface import OpenSeeFaceDetector
+
+        return OpenSeeFaceDetector(backend)
     raise ValueError(f"unknown landmark backend {backend!r}; known are auto, mediapipe, face-alignment")
