@@ -20,6 +20,7 @@ class NetworkConfig:
     width: int = 32  # channels at the full size; doubled at each halving
     max_width: int = 256
     image_size_px: int = 256  # a power of two
+    aligned: bool = True  # bilayer: the warp starts from a map of the landmarks, not from the identity
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,6 @@ class PortraitLossConfig:
     segmentation: float = 0.1  # cross entropy of the mask
     low_frequency: float = 0.0  # L1 of the low-frequency image alone
     mouth: float = 0.1  # L1 in the mouth's box
-    alignment: float = 1.0  # L1 of the warp against an affine alignment of the landmarks, while rates are high
     warp: float = 0.0  # mean |warp|, falling to 0.9 every 50 iterations
     vgg19: float = 0.1  # perceptual; counts where the weights are given
     vggface: float = 1e-4
@@ -50,7 +50,6 @@ class OneVideoConfig:
     final_rate_fraction: float = 0.03  # rates fall to this part along half a cosine
     warmup_iterations: int = 50
     adam_betas: tuple[float, ...] = (0.9, 0.99)
-    alignment_part: float = 0.15  # of the run, after which the warp is on its own
     whitening: float = 0.02  # the smallest movement of keypoints that is made as large as the others; 0 = none is
     average_decay: float = 0.99  # of the running mean of the weights, which is what is kept
     augmentation: float = 0.2  # of position, size and tilt: 1 = 6 % of the image, 6 %, 9 degrees (standard deviations)

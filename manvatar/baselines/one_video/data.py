@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from manvatar.baselines.bilayer.generators import identity_grid
+from manvatar.baselines.one_video.alignment import aligning_grid, inverse_affine
 from manvatar.baselines.one_video.rig import as_keypoints
 from manvatar.errors import UserError
 from manvatar.types import Dataset
@@ -53,40 +53,24 @@ class PortraitFrames:
         image = (rgba[:, :3] * mask + (1 - mask)) * 2 - 1
         return Batch(self.keypoints[rows], image, mask)
 
-    def mean_texture(self, frames: int = 64) -> Float[Tensor, "1 3 size size"]:
-        """The mean training image inside the mattes, aligned by its landmarks, [-1, 1]: what a texture begins with."""
+    def mean_texture(self, frames: int = 64) -> tuple[Float[Tensor, "1 3 size size"], Float[Tensor, "1 1 size size"]]:
+        """What a texture begins with: the mean training image inside the mattes, aligned by its landmarks, [-1, 1]; and
+        the mean matte, [0, 1]."""
         train = self.dataset.train
         rows = train[torch.linspace(0, len(train) - 1, min(frames, len(train))).long()]
         batch = self.batch(rows)
         size = batch.image.shape[-1]
-        back = _inverse(self.aligning(batch.keypoints))
-        grid = functional.affine_grid(back, [len(rows), 3, size, size], align_corners=False)
+        points = batch.keypoints.view(len(rows), -1, 2)
+        grid = aligning_grid(self.mean_points().expand_as(points), points, size)
         premultiplied = (batch.image + 1) / 2 - (1 - batch.mask)
         aligned = functional.grid_sample(
             torch.cat([premultiplied, batch.mask], 1), grid, padding_mode="border", align_corners=False
         ).mean(0, keepdim=True)
-        return (aligned[:, :3] / aligned[:, 3:].clamp_min(0.05)).clamp(0, 1) * 2 - 1
+        return (aligned[:, :3] / aligned[:, 3:].clamp_min(0.05)).clamp(0, 1) * 2 - 1, aligned[:, 3:].clamp(0, 1)
 
-    def aligning(self, keypoints: Float[Tensor, "images 136"]) -> Float[Tensor, "images 2 3"]:
-        """The affine map that brings each image's landmarks nearest to their mean over the training frames."""
-        points = keypoints.view(len(keypoints), -1, 2)
-        mean = self.keypoints[self.dataset.train].mean(0).view(-1, 2).to(points)
-        # Least squares by the moments: LAPACK's solver does not give the same bits every time.
-        middle, center = points.mean(1), mean.mean(0)
-        spread = points - middle[:, None]
-        second = (spread[:, :, :, None] * spread[:, :, None]).sum(1)
-        mixed = ((mean - center)[None, :, :, None] * spread[:, :, None]).sum(1)
-        linear = (mixed[:, :, :, None] * _inverse_2x2(second)[:, None]).sum(2)
-        shift = center - (linear * middle[:, None]).sum(2)
-        return torch.cat([linear, shift[:, :, None]], -1)
-
-    def aligning_warp(
-        self, keypoints: Float[Tensor, "images 136"], size_px: int
-    ) -> Float[Tensor, "images 2 size size"]:
-        """:meth:`aligning` as what a warp adds to the identity: where in :meth:`mean_texture` each pixel comes from."""
-        place = self.aligning(keypoints)
-        grid = functional.affine_grid(place, [len(keypoints), 3, size_px, size_px], align_corners=False)
-        return (grid - identity_grid(size_px, keypoints.device)).permute(0, 3, 1, 2)
+    def mean_points(self) -> Float[Tensor, "1 68 2"]:
+        """The landmarks' mean over the training frames: where :meth:`mean_texture` has them."""
+        return self.keypoints[self.dataset.train].mean(0).view(1, -1, 2)
 
 
 def augmented(batch: Batch, strength: float, generator: torch.Generator) -> Batch:
@@ -104,21 +88,11 @@ def augmented(batch: Batch, strength: float, generator: torch.Generator) -> Batc
     cosine, sine = angle.cos() * scale, angle.sin() * scale
     turn = torch.stack([cosine, -sine, sine, cosine], -1).view(count, 2, 2)
     keypoints = batch.keypoints.view(count, -1, 2) @ turn.mT + shift[:, None]
-    place = _inverse(torch.cat([turn, shift[:, :, None]], -1))
+    place = inverse_affine(torch.cat([turn, shift[:, :, None]], -1))
     grid = functional.affine_grid(place, list(batch.image.shape), align_corners=False)
     both = torch.cat([batch.image - 1, batch.mask], 1)  # 0 = background, which is what lies beyond the border
     both = functional.grid_sample(both, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return Batch(keypoints.flatten(1), both[:, :3] + 1, both[:, 3:])
-
-
-def _inverse(affine: Float[Tensor, "images 2 3"]) -> Float[Tensor, "images 2 3"]:
-    back = _inverse_2x2(affine[:, :, :2])
-    return torch.cat([back, -(back * affine[:, None, :, 2]).sum(2, keepdim=True)], -1)
-
-
-def _inverse_2x2(matrix: Float[Tensor, "images 2 2"]) -> Float[Tensor, "images 2 2"]:
-    a, b, c, d = matrix.flatten(1).unbind(1)
-    return torch.stack([d, -b, -c, a], -1).view(-1, 2, 2) / (a * d - b * c)[:, None, None]
 
 
 class FrameOrder:

@@ -2,9 +2,13 @@
 
 ``bilayer``: the person-specific form of the bi-layer model. Embedder, projectors and texture generator of the model of
 many people are constants for one of them, so a free texture and free adaptive values stand in their place; 5.8 M
-parameters at 256 pixels. ``fewshot``: the generator of the few-shot model with free AdaIN values, trained from nothing
-on one video. It is a translator from landmark pictures to images, not the published few-shot method, and draws its own
-background, which is white here.
+parameters at 256 pixels. Not in the released model, and switched off by a setting: the texture, with its mean mask, is
+laid onto the landmarks by a smooth map (:mod:`manvatar.baselines.one_video.alignment`), to which the network's warp is
+added. On a CPU it would take the network most of its time to find that.
+
+``fewshot``: the generator of the few-shot model with free AdaIN values, trained from nothing on one video. It is a
+translator from landmark pictures to images, not the published few-shot method, and draws its own background, which is
+white here.
 """
 
 from __future__ import annotations
@@ -14,19 +18,22 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from manvatar.baselines.bilayer.generators import (
     KEYPOINTS,
     FreePerson,
     InferenceGenerator,
-    InferenceOutput,
     KeypointEmbedder,
-    warped,
+    identity_grid,
 )
 from manvatar.baselines.fewshot.networks import Generator
+from manvatar.baselines.one_video.alignment import aligning_grid
 from manvatar.baselines.one_video.config import MODELS, NetworkConfig
 from manvatar.baselines.stickman import draw_stickman
 from manvatar.errors import UserError
+
+_HEAD_START = 0.05  # the part of their random weights that the heads begin with
 
 Images = Float[Tensor, "images channels size size"]
 
@@ -60,6 +67,10 @@ class BilayerPortrait(nn.Module):
         self.embedder = KeypointEmbedder(self.generator.inputs)
         self.person = FreePerson(self.generator.widths)
         self.texture = nn.Parameter(torch.zeros(1, 3, size, size))
+        # Where the texture has the landmarks: before the network has learnt, it is laid onto those of the frame.
+        self.register_buffer("texture_points", torch.zeros(1, KEYPOINTS, 2))
+        self.aligned = config.aligned
+        self.register_buffer("mask_start", torch.zeros(1, 1, size, size))  # logits of the mask that comes with it
         # Keypoints as the embedder is given them: an affine map, which its first layer could absorb.
         self.register_buffer("keypoint_mean", torch.zeros(2 * KEYPOINTS))
         self.register_buffer("keypoint_map", torch.eye(2 * KEYPOINTS))
@@ -71,14 +82,24 @@ class BilayerPortrait(nn.Module):
         # Positions need more digits than bfloat16 has, whatever the convolutions were computed in.
         warp, low_frequency = output.warp.float(), output.low_frequency.float()
         mask_logits = output.mask_logits.float()
-        output = InferenceOutput(warp, low_frequency, mask_logits)
-        image = low_frequency + warped(self.texture.float(), warp)
+        size, count = warp.shape[-1], len(keypoints)
+        grid = identity_grid(size, warp.device)
+        if self.aligned:
+            grid = aligning_grid(keypoints.float().view(count, -1, 2), self.texture_points, size)
+        grid = grid + warp.permute(0, 2, 3, 1)
+        laid = torch.cat([self.texture.float(), self.mask_start], 1).expand(count, -1, -1, -1)
+        laid = functional.grid_sample(laid, grid, padding_mode="border", align_corners=False)
+        image, mask_logits = low_frequency + laid[:, :3], mask_logits + laid[:, 3:]
         return Portrait(image, mask_logits, low_frequency, warp)
 
     def start_from(
-        self, texture: Float[Tensor, "1 3 size size"], keypoints: Float[Tensor, "frames 136"], whitening: float
+        self,
+        texture: Float[Tensor, "1 3 size size"],
+        mask: Float[Tensor, "1 1 size size"],
+        keypoints: Float[Tensor, "frames 136"],
+        whitening: float,
     ) -> None:
-        """Begin with this texture, in [-1, 1], nearly in place, and with little on top of it.
+        """Begin with this texture, in [-1, 1], and its mask, in [0, 1], nearly in place, with little on top of them.
 
         Args:
             keypoints: of the training frames. The embedder sees them whitened: where a head turns much and its lips
@@ -87,12 +108,16 @@ class BilayerPortrait(nn.Module):
                 0 = keypoints stay as they are.
         """
         with torch.no_grad():
+            self.texture_points.copy_(keypoints.mean(0).view(1, -1, 2))
             if whitening:
                 mean, scale = _whitening(keypoints, whitening)
                 self.keypoint_mean.copy_(mean), self.keypoint_map.copy_(scale)
             self.texture.copy_(texture.to(self.texture))
+            if self.aligned:
+                limit = 4.0  # so that sigmoids leave something to learn from
+                self.mask_start.copy_(mask.to(self.texture).logit(1e-4).clamp(-limit, limit))
             for head in (self.generator.warp_head, self.generator.low_frequency_head, self.generator.mask_head):
-                head.weight.mul_(0.3)
+                head.weight.mul_(_HEAD_START), head.bias.zero_()
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """By what sets their rate: "network", "adaptive" and "texture"."""
@@ -114,7 +139,11 @@ class FewShotPortrait(nn.Module):
         return Portrait(self.generator(stickmen, self.person).float(), None)
 
     def start_from(
-        self, texture: Float[Tensor, "1 3 size size"], keypoints: Float[Tensor, "frames 136"], whitening: float
+        self,
+        texture: Float[Tensor, "1 3 size size"],
+        mask: Float[Tensor, "1 1 size size"],
+        keypoints: Float[Tensor, "frames 136"],
+        whitening: float,
     ) -> None:
         """There is nothing to begin with."""
 

@@ -65,7 +65,7 @@ class PortraitTrainer:
         torch.manual_seed(seed)
         self.model: PortraitModel = make_model(model, config.network).to(self.device)
         keypoints = self.frames.keypoints[dataset.train]
-        self.model.start_from(self.frames.mean_texture(), keypoints, config.whitening)
+        self.model.start_from(*self.frames.mean_texture(), keypoints, config.whitening)
         self.average: PortraitModel = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizer = self._make_optimizer()
         loss = config.loss
@@ -118,7 +118,7 @@ class PortraitTrainer:
         self.model.train()
         with self._precision():
             portrait = self.model(batch.keypoints)
-        loss = self.loss(portrait, batch, schedule)
+        loss = self.loss(portrait, batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -128,8 +128,8 @@ class PortraitTrainer:
         keep = min(0.98, 1 - 1 / progress.iteration)
         progress.psnr_db = keep * progress.psnr_db - (1 - keep) * 10 * math.log10(max(mse, 1e-10))
 
-    def loss(self, portrait: Portrait, batch: Batch, schedule: float) -> Float[Tensor, ""]:
-        """The sum of the terms that have a weight and what they need; ``schedule`` as in :meth:`step`."""
+    def loss(self, portrait: Portrait, batch: Batch) -> Float[Tensor, ""]:
+        """The sum of the terms that have a weight and what they need."""
         weights, image, target = self.config.loss, portrait.on_white(), batch.image
         loss = weights.pixelwise * losses.pixelwise(image, target)
         if weights.gradients:
@@ -141,10 +141,6 @@ class PortraitTrainer:
         if portrait.low_frequency is not None and weights.low_frequency:
             behind = composited(portrait.low_frequency, batch.mask)
             loss = loss + weights.low_frequency * losses.pixelwise(behind, target)
-        alignment = weights.alignment * max(0.0, 1 - schedule / max(self.config.alignment_part, 1e-9))
-        if portrait.warp is not None and alignment:
-            wanted = self.frames.aligning_warp(batch.keypoints, image.shape[-1])
-            loss = loss + alignment * losses.pixelwise(portrait.warp, wanted)
         if portrait.warp is not None and weights.warp:
             weight = losses.warp_weight(self.progress.iteration, weights.warp)
             loss = loss + weight * losses.warp_regularizer(portrait.warp)

@@ -42,7 +42,9 @@ def avatar_of(dataset: Dataset, name: str = "bilayer") -> PortraitAvatar:
     torch.manual_seed(1)
     model = make_model(name, CONFIG.network)
     if name == "bilayer":
-        model.start_from(torch.rand(1, 3, 32, 32) * 2 - 1, PortraitFrames(dataset).keypoints, 0.02)
+        model.start_from(
+            torch.rand(1, 3, 32, 32) * 2 - 1, torch.rand(1, 1, 32, 32), PortraitFrames(dataset).keypoints, 0.02
+        )
         standing_statistics(model, [lambda: model(PortraitFrames(dataset).keypoints)])  # so that keypoints matter
     return PortraitAvatar(header, model, small_rig())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -29,7 +31,7 @@ def test_counts_of_the_fewshot_form() -> None:
 @pytest.mark.parametrize("name", ["bilayer", "fewshot"])
 def test_shapes_and_gradients(name: str) -> None:
     model = make_model(name, SMALL)
-    model.start_from(torch.rand(1, 3, 32, 32) * 2 - 1, torch.rand(9, 136), 0.01)
+    model.start_from(torch.rand(1, 3, 32, 32) * 2 - 1, torch.rand(1, 1, 32, 32), torch.rand(9, 136), 0.01)
     portrait = model((torch.rand(3, 136) - 0.5).requires_grad_())
     assert portrait.image.shape == (3, 3, 32, 32)
     assert (portrait.mask_logits is None) == (name == "fewshot")
@@ -37,16 +39,33 @@ def test_shapes_and_gradients(name: str) -> None:
     assert [key for key, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
-def test_the_texture_is_what_is_shown() -> None:
-    model = make_model("bilayer", SMALL).eval()
-    texture = torch.rand(1, 3, 32, 32) * 2 - 1
-    model.start_from(texture, torch.rand(9, 136), 0.0)
+@pytest.mark.parametrize("aligned", [True, False])
+def test_it_begins_with_the_texture_and_its_mask(aligned: bool) -> None:
+    """Where landmarks are where the texture has them; without alignment the mask is on its own."""
+    model = make_model("bilayer", dataclasses.replace(SMALL, aligned=aligned)).eval()
+    texture, mask = torch.rand(1, 3, 32, 32) * 2 - 1, 0.1 + 0.8 * torch.rand(1, 1, 32, 32)
+    keypoints = torch.rand(9, 136) * 2 - 1
+    model.start_from(texture, mask, keypoints, 0.0)
     with torch.no_grad():
         for head in (model.generator.warp_head, model.generator.low_frequency_head, model.generator.mask_head):
-            head.weight.zero_(), head.bias.zero_()
-        portrait = model(torch.rand(2, 136))
-    torch.testing.assert_close(portrait.image, texture.expand(2, -1, -1, -1), atol=1e-5, rtol=0)
-    torch.testing.assert_close(portrait.on_white(), (portrait.image + 1) / 2)  # a mask of one half
+            head.weight.zero_()
+        portrait = model(keypoints.mean(0, keepdim=True))
+    torch.testing.assert_close(portrait.image, texture, atol=1e-4, rtol=0)
+    shown = portrait.mask_logits.sigmoid()
+    torch.testing.assert_close(shown, mask if aligned else torch.full_like(mask, 0.5), atol=1e-4, rtol=0)
+
+
+def test_the_texture_follows_the_landmarks() -> None:
+    """All landmarks a quarter to the right: so is the picture."""
+    model = make_model("bilayer", SMALL).eval()
+    texture, keypoints = torch.rand(1, 3, 32, 32) * 2 - 1, torch.rand(9, 136) - 0.5
+    model.start_from(texture, torch.ones(1, 1, 32, 32), keypoints, 0.0)
+    moved = keypoints.mean(0).view(68, 2) + torch.tensor([0.5, 0.0])
+    with torch.no_grad():
+        for head in (model.generator.warp_head, model.generator.low_frequency_head):
+            head.weight.zero_()
+        portrait = model(moved.view(1, 136))
+    torch.testing.assert_close(portrait.image[..., 8:], texture[..., :-8], atol=1e-4, rtol=0)
 
 
 def test_whitened_keypoints_vary_alike() -> None:
@@ -56,7 +75,7 @@ def test_whitened_keypoints_vary_alike() -> None:
     for column, size in ((0, 0.5), (7, 0.05), (100, 1e-4)):
         keypoints[:, column] = size * (time * (0.1 + 0.037 * column)).sin() + 0.1
     model = make_model("bilayer", SMALL)
-    model.start_from(torch.zeros(1, 3, 32, 32), keypoints, 1e-3)
+    model.start_from(torch.zeros(1, 3, 32, 32), torch.zeros(1, 1, 32, 32), keypoints, 1e-3)
     seen = (keypoints - model.keypoint_mean) @ model.keypoint_map
     deviation = seen.square().mean(0).sqrt().sort(descending=True).values
     torch.testing.assert_close(deviation[:2], torch.ones(2), atol=0.01, rtol=0)
