@@ -15,7 +15,7 @@ import sys
 import tempfile
 import types
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from exporting import parity  # noqa: E402
 
-from manvatar.exporting.avatarmav import NAMES, write_folder  # noqa: E402
+from manvatar.exporting.avatarmav import NAMES, read_checkpoint, write_folder  # noqa: E402
 from manvatar.fields import PaperFieldConfig  # noqa: E402
 from manvatar.geometry import rotation_from_vector  # noqa: E402
 from manvatar.training.optimizer import make_optimizer  # noqa: E402
@@ -100,11 +100,31 @@ def frame_data(case: parity.Case, dtype: torch.dtype) -> dict[str, Tensor]:
     }
 
 
-def both_images(seed: int, dtype: torch.dtype, resolution: int) -> tuple[Tensor, Tensor]:
-    """Their picture of a case and ours, (3, y, x), float64."""
+@dataclass(frozen=True)
+class Trained:
+    """Weights from a checkpoint of theirs, and the scale of the frames that they were trained on."""
+
+    tensors: dict[str, Tensor]  # our names, float64
+    scale: float
+
+    @staticmethod
+    def read(weights: Path, params: Path) -> Trained:
+        tensors = {name: value.double() for name, value in read_checkpoint(weights)[1].items()}
+        with np.load(sorted((params / "params").glob("*.npz"))[0]) as first:
+            return Trained(tensors, float(first["scale"].item()))
+
+
+def both_images(seed: int, dtype: torch.dtype, resolution: int, trained: Trained | None) -> tuple[Tensor, Tensor]:
+    """Their picture of a case and ours, (3, y, x), float64; of random weights, or of trained ones."""
     torch.set_default_dtype(dtype)
-    tensors = {name: value.to(dtype) for name, value in parity.weights(parity.CONFIG, seed).items()}
+    weights = parity.weights(parity.CONFIG, seed) if trained is None else trained.tensors
+    tensors = {name: value.to(dtype) for name, value in weights.items()}
     frame = parity.case(seed)
+    if trained is not None:  # poses and expressions as a head has them
+        turn, shift = frame.pose[:3] / 2, frame.pose[3:] * 0.2
+        frame = replace(
+            frame, pose=torch.cat([turn, shift]), scale=trained.scale, expression=frame.expression.clamp(-2, 2)
+        )
     _, camera = theirs(parity.CONFIG, tensors, 4096)
     with torch.no_grad():
         their = camera.eval().render(frame_data(frame, dtype), resolution)["render_image"][0]
@@ -113,7 +133,7 @@ def both_images(seed: int, dtype: torch.dtype, resolution: int) -> tuple[Tensor,
     return their.double(), our.rgb.T.reshape(3, resolution, resolution).double()
 
 
-def compare_images(resolution: int, count: int = 10) -> float:
+def compare_images(resolution: int, trained: Trained | None = None, count: int = 10) -> float:
     """Largest difference of a channel in float64; in float32 both sides are also held against their float64 picture.
 
     The last interval of a ray is endless, so that rounding decides there between nothing and everything: float32
@@ -121,8 +141,8 @@ def compare_images(resolution: int, count: int = 10) -> float:
     """
     worst = 0.0
     for seed in range(count):
-        their, our = both_images(seed, torch.float64, resolution)
-        their_single, our_single = both_images(seed, torch.float32, resolution)
+        their, our = both_images(seed, torch.float64, resolution, trained)
+        their_single, our_single = both_images(seed, torch.float32, resolution, trained)
         worst = max(worst, float((our - their).abs().max()))
         single = ", ".join(
             f"{what} {float((a - b).abs().max()):.1e} (median {float((a - b).abs().median()):.0e})"
@@ -357,6 +377,8 @@ def main() -> int:
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--resolution", type=int, default=32)
+    parser.add_argument("--weights", type=Path, help="a headnerf_latest whose pictures are compared, too")
+    parser.add_argument("--params", type=Path, help="the dataset folder that it was trained on")
     parser.add_argument("--only", choices=["images", "gradients", "training", "steps", "folder", "none"])
     arguments = parser.parse_args()
     use(arguments.folder)
@@ -369,9 +391,12 @@ def main() -> int:
         "steps": lambda: compare_steps(arguments.steps) < LOSS_TOLERANCE,
         "folder": lambda: run_on_a_folder(arguments.folder),
     }
+    if arguments.weights:
+        trained = Trained.read(arguments.weights, arguments.params)
+        checks["images of trained weights"] = lambda: compare_images(arguments.resolution, trained) < IMAGE_TOLERANCE
     failed = []
     for name, check in checks.items():
-        if arguments.only in (None, name):
+        if arguments.only in (None, name.split()[0]):
             print(name)
             if not check():
                 failed.append(name)
