@@ -18,7 +18,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from manvatar.avatars import Avatar, dataset_renderer
-from manvatar.baselines.faces import LandmarkError, LandmarkJudge
+from manvatar.baselines.faces import FaceError, FaceJudge
+from manvatar.baselines.identity_score import IdentityScore
 from manvatar.baselines.one_video import MODELS, PortraitAvatar
 from manvatar.cli import Output, Positional, run
 from manvatar.errors import UserError
@@ -47,18 +48,19 @@ class Row:
 
     method: str
     scores: Scores
-    landmarks: LandmarkError
+    face: FaceError
     frame_ms: float | None = None  # one frame of the size of the dataset
     train_s: float | None = None
     file_bytes: int | None = None
 
     def table(self) -> dict[str, Any]:
         regions = {name: dataclasses.asdict(getattr(self.scores, name)) for name in ("frame", "head", "mouth", "eyes")}
+        face = dataclasses.asdict(self.face)
         return {
             "method": self.method,
             **regions,
-            "csim": None,  # needs the weights of a face recognition network, which nobody has given
-            "landmark_error": dataclasses.asdict(self.landmarks),
+            "csim": face.pop("csim"),
+            "landmark_error": face,
             "frame_ms": self.frame_ms,
             "train_s": self.train_s,
             "file_bytes": self.file_bytes,
@@ -79,6 +81,7 @@ def compare(
     portrait_preset: str = "fast",
     lpips_alex: Path | None = None,
     lpips_vgg: Path | None = None,
+    csim: Path | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     seed: int = 0,
     max_seconds: float | None = None,
@@ -104,6 +107,7 @@ def compare(
         portrait_preset: of the 2D models: fast, or a TOML file of settings.
         lpips_alex: torchvision's AlexNet weights, for LPIPS.
         lpips_vgg: torchvision's VGG-16 weights, for LPIPS.
+        csim: weights of the face recognition network IR-SE-50, for the likeness of the person.
         device: where to train.
         seed: of all random numbers.
         max_seconds: training time of each method; default: as for fit.
@@ -113,6 +117,7 @@ def compare(
     keep_freed_memory()
     names = _methods(methods)
     lpips = _distances(lpips_alex, lpips_vgg)
+    identity = None if csim is None else IdentityScore(csim)
     makers = {
         name: Reconstructor(
             preset if name == "manvatar" else portrait_preset,
@@ -134,7 +139,7 @@ def compare(
         raise UserError(nothing)
     trained = {name: _trained(maker, prepared, out / name, max_seconds, resume) for name, maker in makers.items()}
     avatars = {name: avatar for name, (avatar, _) in trained.items()}
-    rows = _rows(trained, prepared.dataset, out, lpips)
+    rows = _rows(trained, prepared.dataset, out, lpips, identity)
     write_table(out, rows, prepared.dataset)
     renderers = {name: dataset_renderer(avatar, prepared.dataset) for name, avatar in avatars.items()}
     write_video(out / "comparison.mp4", prepared.dataset, renderers, visible_mark=not no_visible_mark)
@@ -190,8 +195,9 @@ def _rows(
     dataset: Dataset,
     folder: Path,
     lpips: tuple[LearnedDistance, ...],
+    identity: IdentityScore | None,
 ) -> list[Row]:
-    judge = LandmarkJudge(dataset)
+    judge = FaceJudge(dataset, identity=identity)
     rows = []
     for name, (avatar, seconds) in trained.items():
         renderer = remembered(dataset_renderer(avatar, dataset))
@@ -254,9 +260,9 @@ def markdown(rows: Sequence[Row]) -> str:
         ("SSIM", lambda r: r.scores.frame.ssim, ".4f", 1),
         ("LPIPS alex", lambda r: r.scores.frame.lpips_alex, ".4f", -1),
         ("LPIPS vgg", lambda r: r.scores.frame.lpips_vgg, ".4f", -1),
-        ("CSIM", lambda r: None, ".3f", 1),
-        ("landmarks px", lambda r: r.landmarks.all_px, ".2f", -1),
-        ("lips px", lambda r: r.landmarks.mouth_px, ".2f", -1),
+        ("CSIM", lambda r: r.face.csim, ".3f", 1),
+        ("landmarks px", lambda r: r.face.all_px, ".2f", -1),
+        ("lips px", lambda r: r.face.mouth_px, ".2f", -1),
         ("ms a frame", lambda r: r.frame_ms, ".0f", -1),
         ("training s", lambda r: r.train_s, ".0f", 0),
         ("file MB", lambda r: None if r.file_bytes is None else r.file_bytes / 1e6, ".1f", 0),

@@ -10,7 +10,7 @@ import torch
 from small_fit import ITERATIONS, PRESET, SmallFit
 
 import manvatar.reconstruction
-from manvatar.baselines.faces import LandmarkError
+from manvatar.baselines.faces import FaceError
 from manvatar.baselines.one_video import PortraitAvatar
 from manvatar.compare import METHODS, Row, finished_before, main, markdown, remembered
 from manvatar.metrics import RegionScore, Scores
@@ -98,6 +98,7 @@ def test_what_is_finished_is_found_again(small_fit: SmallFit, compared: Path) ->
         (["--methods", "bilayer,bilayer"], "one of them twice"),
         (["--methods", ","], "names no method"),
         (["--size", "96"], "--size 96 is not possible with --model bilayer"),
+        (["--csim", "none.pth"], "no such file: none.pth"),
         (["--holdout", "0"], "nothing to compare on"),
     ],
 )
@@ -112,7 +113,7 @@ def test_bad_input(
 def row(method: str, psnr_db: float, landmark_px: float | None) -> Row:
     region = RegionScore(psnr_db, 0.5, 0.01)
     scores = Scores(region, region, region, region, (1,), (psnr_db,), (64, 64))
-    return Row(method, scores, LandmarkError(landmark_px, landmark_px, 0.1, 1, 0), 12.0 if landmark_px else None)
+    return Row(method, scores, FaceError(landmark_px, landmark_px, 0.1, 1, 0), 12.0 if landmark_px else None)
 
 
 def test_the_best_is_bold() -> None:

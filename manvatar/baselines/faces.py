@@ -1,4 +1,4 @@
-"""What another network sees in a rendered face: whether its landmarks are where the truth has them."""
+"""What other networks see in a rendered face: whether its landmarks are where the truth has them, and who it is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from manvatar.baselines.identity_score import IdentityScore
 from manvatar.landmarks import LandmarkDetector, as_ibug68, make_detector
 from manvatar.metrics import white_composite
 from manvatar.threads import one_thread
@@ -21,24 +22,27 @@ _MOUTH = slice(48, 68)
 
 
 @dataclass(frozen=True)
-class LandmarkError:
-    """Mean distances of landmarks found in a rendering to those found in the truth; None where no face was found."""
+class FaceError:
+    """Mean distances of landmarks found in renderings to those found in the truth; None where no face was found."""
 
     all_px: float | None
     mouth_px: float | None
     normalized: float | None  # all 68, divided by the distance of the outer eye corners
     frames: int  # in which a face was found in both
     missed: int  # in which the rendering shows none
+    csim: float | None = None  # mean cosine of identity embeddings; None without their weights
 
 
-class LandmarkJudge:
+class FaceJudge:
     """Finds landmarks in the held-out frames of a dataset once, and compares renderings with them.
 
     Both are judged by the same network on the same background, so that its own bias cancels.
     """
 
-    def __init__(self, dataset: Dataset, detector: LandmarkDetector | None = None) -> None:
-        self.dataset = dataset
+    def __init__(
+        self, dataset: Dataset, detector: LandmarkDetector | None = None, identity: IdentityScore | None = None
+    ) -> None:
+        self.dataset, self.identity = dataset, identity
         self.detector = detector or make_detector("auto")
         self.truth = {}
         for row in dataset.held_out.tolist():
@@ -47,12 +51,13 @@ class LandmarkJudge:
             if faces:
                 self.truth[row] = faces[0]
 
-    def __call__(self, renderer: Renderer) -> LandmarkError:
+    def __call__(self, renderer: Renderer) -> FaceError:
         """Of what ``renderer`` shows for the held-out rows whose truth shows a face."""
-        everything, mouths, parts = [], [], []
+        everything, mouths, parts, alike = [], [], [], []
         for row, face in self.truth.items():
+            image = renderer(row).detach().cpu().clamp(0, 1)
             with one_thread():
-                found = self.detector.follow(_to8(renderer(row)), face)
+                found = self.detector.follow(_to8(image), face)
             if found is None:
                 continue
             wanted, got = self._points(face.points_px), self._points(found.points_px)
@@ -61,9 +66,11 @@ class LandmarkJudge:
             everything.append(float(distance.mean()))
             mouths.append(float(distance[_MOUTH].mean()))
             parts.append(everything[-1] / eyes)
-        return LandmarkError(
-            _mean(everything), _mean(mouths), _mean(parts), len(everything), len(self.truth) - len(everything)
-        )
+            if self.identity is not None:
+                alike.append(self.identity(white_composite(self.dataset.images[row]), image, wanted, got))
+        found = len(everything)
+        means = (_mean(everything), _mean(mouths), _mean(parts))
+        return FaceError(*means, frames=found, missed=len(self.truth) - found, csim=_mean(alike))
 
     def _points(self, points_px: object) -> Float[Tensor, "68 2"]:
         points = torch.as_tensor(points_px)[None].float()
