@@ -48,13 +48,16 @@ def pictures(
     Args:
         background: colour in [0, 1] that the mask leaves free; None = whatever the network has painted there.
     """
-    with tqdm(total=len(keypoints), desc="frames", unit="frame", disable=not progress) as bar:
-        for some in keypoints.split(_AT_ONCE):
-            image, mask = network(some.to(device))
+    count = len(keypoints)
+    spare = -count % _AT_ONCE  # as many each time: a compiled network would be compiled again for another number
+    full = torch.cat([keypoints, keypoints[-1:].expand(spare, -1)])
+    with tqdm(total=count, desc="frames", unit="frame", disable=not progress) as bar:
+        for start in range(0, count, _AT_ONCE):
+            image, mask = network(full[start : start + _AT_ONCE].to(device))
             color = (image.clamp(-1, 1) + 1) / 2
             if background is not None:
                 color = color * mask + background.to(device)[:, None, None] * (1 - mask)
-            for one in (color.permute(0, 2, 3, 1) * 255).round().to("cpu", torch.uint8):
+            for one in (color.permute(0, 2, 3, 1) * 255).round().to("cpu", torch.uint8)[: count - start]:
                 yield one
                 bar.update()
 
