@@ -30,10 +30,10 @@ class TrackerConfig:
     """Bounds of the measured standard deviation of one landmark, as multiples of ``landmark_sd_iod``."""
     huber: float = 3.0
     """Landmark residuals (in standard deviations) beyond which the penalty grows linearly."""
-    skin_weight: float = 0.0
+    skin_weight: float = 0.1
     """Weight of 120 points on plain skin beside the features (1). A network that draws the whole face errs alike in all
-    of them, and they make a real track no better (more jitter, 2 % of the residual); landmarks whose errors are their
-    own gain much from them (rotation 0.42 to 0.21 degrees with white noise of 1 px)."""
+    of them, so that more weight makes a real track no better (more jitter, 2 % of the residual); landmarks whose errors
+    are their own deserve 1 (rotation 0.42 to 0.21 degrees with white noise of 1 px)."""
     aperture_weight: float = 4.0
     """Weight of the opening between paired lid and lip points, relative to the points themselves."""
 
@@ -52,7 +52,7 @@ class TrackerConfig:
     motion_huber: float = 1.0
     """Second differences (in standard deviations) beyond which their penalty grows linearly: a nod is not noise."""
 
-    key_frames: int = 200
+    key_frames: int = 100
     """At most so many frames, evenly spread, find the face's shape; all frames get a pose and an expression."""
     rounds: int = 2
     """How often landmark deviations are re-estimated and everything is fitted again."""
@@ -60,6 +60,9 @@ class TrackerConfig:
     """Most Levenberg-Marquardt steps of one stage."""
     tolerance: float = 1e-4
     """A stage ends when a step lowers the energy by less than this fraction."""
+
+    eye_channels: bool = True
+    """Append lids and gaze as coefficients of their own (``manvatar.types.EYE_CHANNELS``), where a clip is tracked."""
 
     dense: bool = True
     """Refine poses and expressions by what the skin looks like, where the pictures are at hand."""
@@ -73,7 +76,6 @@ class TrackerConfig:
     """At most so many frames, evenly spread, find out what the skin looks like."""
     dense_turns: int = 20
     """How often these frames and what they show are fitted in turns."""
-    dense_fine_turns: int = 12
-    """The last so many turns look at all points, those before at a quarter of them."""
     dense_steps: int = 2
-    """Most Levenberg-Marquardt steps of all frames at a quarter of the points; three at all points follow."""
+    """Most Levenberg-Marquardt steps of all frames frame by frame, then as many under the motion prior; before them,
+    twice as many at a quarter of the points."""

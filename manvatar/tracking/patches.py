@@ -57,9 +57,7 @@ def cut_patches(
         points_m: head frame; what must lie inside the patches, at any expression near it.
     """
     size_px, scale = _scaled_size(clip, track, points_m)
-    where = project(track.camera, transform(track.cam_from_head.float(), points_m.expand(track.frame_count, -1, -1)))
-    where = where * scale
-    low, high = where.amin(1), where.amax(1)
+    low, high = (corner * scale for corner in _boxes_px(track, points_m))
     extent = (high - low)[track.valid].amax(0) if track.valid.any() else (high - low).amax(0)
     side = [max(32, math.ceil(float(length) / 8) * 8 + 2 * _MARGIN_PX) for length in extent]
     corner = ((low + high) / 2 - torch.tensor(side) / 2).round()
@@ -92,6 +90,16 @@ def _scaled_size(clip: Clip, track: Track, points_m: Tensor) -> tuple[tuple[int,
     ratio = min(1.0, EYE_DISTANCE_PX / eyes_px)
     size = tuple(max(16, round(length * ratio)) for length in clip.size_px)
     return size, torch.tensor([small / large for small, large in zip(size, clip.size_px, strict=True)])
+
+
+def _boxes_px(track: Track, points_m: Float[Tensor, "points 3"]) -> tuple[Tensor, Tensor]:
+    """Lower and upper corner of the points in every frame of the video, (frames, 2) each."""
+    corners = []
+    for poses in track.cam_from_head.float().split(_BLOCK):
+        where = project(track.camera, transform(poses, points_m.expand(len(poses), -1, -1)))
+        corners.append(torch.stack([where.amin(1), where.amax(1)]))
+    low, high = torch.cat(corners, 1)
+    return low, high
 
 
 def _cut(image: UInt8[Tensor, "height width 3"], corner: Tensor, side: list[int]) -> Float[Tensor, "h w"]:

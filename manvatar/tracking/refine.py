@@ -21,7 +21,7 @@ from manvatar.tracking.skin import Skin
 from manvatar.tracking.stages import OVERLAP, WINDOW, Fit
 
 Progress = Callable[[float], None]
-_THIN = 4  # the first steps look at one in so many points
+_THIN = 4  # the first steps of all frames look at one in so many points
 
 
 def refined(fit: Fit, state: State, patches: Patches, skin: Skin, progress: Progress | None = None) -> State:
@@ -41,9 +41,8 @@ def refined(fit: Fit, state: State, patches: Patches, skin: Skin, progress: Prog
     term = Photometric.start(patches, skin, fit.problem.frame[keys], config.dense_strength)
     known, problem = state.select(keys), fit.problem.select(keys)
     for turn in range(config.dense_turns):
-        coarse = turn < config.dense_turns - config.dense_fine_turns
-        now = (term.thinned(_THIN) if coarse else term).seen(known).learnt(known)
-        known = minimise(_terms(fit, problem, now), known, max_steps=1, tolerance=0.0).state
+        term = term.seen(known).learnt(known)
+        known = minimise(_terms(fit, problem, term), known, max_steps=1, tolerance=0.0).state
         progress(0.4 * (turn + 1) / config.dense_turns)
     known = fit.neutral(problem, known)
     term = term.seen(known).learnt(known)
@@ -84,10 +83,12 @@ def _all_frames(fit: Fit, state: State, term: Photometric, rows: torch.Tensor) -
     prior = motion_prior(problem.frame, fit.expression_names, fit.frame_rate_hz, config)
     coarse = term.thinned(_THIN).of_frames(problem.frame).seen(state)
     terms = _terms(fit, problem, coarse)
-    state = minimise(terms, state, max_steps=config.dense_steps, tolerance=config.tolerance).state
+    state = minimise(terms, state, max_steps=2 * config.dense_steps, tolerance=config.tolerance).state
     fine = term.of_frames(problem.frame).seen(state)
-    alone = minimise(_terms(fit, problem, fine), state, max_steps=1, tolerance=0.0).state
-    return minimise(_terms(fit, problem, fine, prior), alone, max_steps=2, tolerance=config.tolerance).state
+    for motion in (None, prior):
+        terms = _terms(fit, problem, fine, motion)
+        state = minimise(terms, state, max_steps=config.dense_steps, tolerance=config.tolerance).state
+    return state
 
 
 def _terms(fit: Fit, problem: Problem, photometric: Photometric, motion: MotionPrior | None = None) -> Terms:
