@@ -76,7 +76,7 @@ def evaluate(
             "name that model with --face-model"
         )
     folder = make_folder(out)
-    found = _track(clip, model, track, landmarks, folder)
+    found = _for_avatar(_track(clip, model, track, landmarks, folder), loaded)
     tracked_s = time.perf_counter() - begin
     with tempfile.TemporaryDirectory(prefix=".work-", dir=folder) as work:
         dataset = _dataset(clip, found, model, Path(work), loaded)
@@ -112,6 +112,17 @@ def _track(clip: Clip, model: FaceModel, path: Path | None, landmarks: str, fold
     if track.face_model != model.id:
         raise UserError(f"{path} was made with the face model {track.face_model}, not {model.id}; track the video anew")
     return track
+
+
+def _for_avatar(track: Track, avatar: Avatar) -> Track:
+    """The track with the avatar's coefficients only: an avatar may have been made without channels of lids and gaze."""
+    names, wanted = track.expression_names, avatar.expression_names
+    if not set(wanted) <= set(names):
+        lacking = ", ".join(name for name in wanted if name not in names)
+        raise UserError(f"the track lacks {lacking}, which the avatar has; track the video anew")
+    return dataclasses.replace(
+        track, expression=track.expression[:, [names.index(n) for n in wanted]], expression_names=wanted
+    )
 
 
 def _dataset(clip: Clip, track: Track, model: FaceModel, work: Path, avatar: Avatar) -> Dataset:

@@ -25,6 +25,7 @@ def fit(
     mlp_backend: Literal["auto", "native", "native-bf16", "torch", "tinycudann"] | None = None,
     model: Literal["manvatar", "bilayer", "fewshot"] = "manvatar",
     max_seconds: float | None = None,
+    no_eye_channels: bool = False,
     resume: bool = False,
 ) -> None:
     """Make an avatar from a video: track, train, score on held-out frames, show.
@@ -34,7 +35,7 @@ def fit(
         out: folder for avatar.mav, scores.json, preview.mp4, contact.png, novel.mp4 and track.safetensors.
         preset: fast, paper, or a TOML file of settings; a 2D model has fast and its own TOML files.
         face_model: builtin, or the file or folder of a face model.
-        landmarks: auto, face-alignment, or a file of landmarks.
+        landmarks: auto, face-alignment, the folder of OpenSeeFace's networks, or a file of landmarks.
         holdout: last part of the video that is only scored: below 1 a fraction, otherwise a number of frames.
         start: where in the video to begin, seconds.
         end: where to stop, seconds; default: its end.
@@ -44,10 +45,13 @@ def fit(
         mlp_backend: what computes the small networks; default: the preset's, which is native.
         model: manvatar is the voxel avatar; bilayer and fewshot are 2D models to compare it with.
         max_seconds: end training after so many seconds; default for a 2D model: 600.
+        no_eye_channels: leave out the coefficients for lids and gaze that follow those of the face model.
         resume: go on with an interrupted run of the same settings in the same folder.
     """
     keep_freed_memory()
-    reconstructor = Reconstructor(preset, face_model, landmarks, holdout, size, device, seed, mlp_backend, model)
+    reconstructor = Reconstructor(
+        preset, face_model, landmarks, holdout, size, device, seed, mlp_backend, model, not no_eye_channels
+    )
     result = reconstructor.run(video, out, start, end, max_seconds, resume)
     print(f"{out / 'avatar.mav'}: {result.report.summary() if result.report else 'nothing held out to score'}")
 

@@ -33,7 +33,7 @@ from manvatar.files import make_folder
 from manvatar.metrics import Report, RunFacts, write_report
 from manvatar.ops.mlp_backends import require_tinycudann
 from manvatar.progress import advancing, frames_bar
-from manvatar.tracking import load_track, save_track, track_clip
+from manvatar.tracking import TrackerConfig, load_track, save_track, track_clip
 from manvatar.training import LivePreview, Preset, Trainer, load_preset, restore_checkpoint, save_checkpoint
 from manvatar.types import Clip, Dataset, FaceModel, Track
 from manvatar.video import open_clip
@@ -84,6 +84,7 @@ class Reconstructor:
             ``tinycudann``; None = what the preset says. An avatar file is the same for all.
         model: ``manvatar``, the voxel avatar, or a 2D model to compare it with: ``bilayer`` or ``fewshot``. ``preset``
             is then ``fast`` or a TOML file of :class:`manvatar.baselines.one_video.OneVideoConfig`.
+        eye_channels: lids and gaze are coefficients of their own, after those of the face model.
 
     Raises:
         UserError: an argument cannot be used.
@@ -100,6 +101,7 @@ class Reconstructor:
         seed: int = 0,
         mlp_backend: str | None = None,
         model: str = "manvatar",
+        eye_channels: bool = True,
     ) -> None:
         self.model = model
         self.portrait: OneVideoConfig | None = None
@@ -111,6 +113,7 @@ class Reconstructor:
         if size_px % 8 or not 64 <= size_px <= 1024:
             raise UserError(f"--size {size_px} is not possible; give a multiple of 8 from 64 to 1024")
         self.face_model, self.landmarks = face_model, landmarks
+        self.tracker_config = TrackerConfig(eye_channels=eye_channels)
         self.dataset_config = DatasetConfig(size_px, holdout)
         self.device, self.seed = pick_device(device), seed
         if self.preset.field.mlp_backend == "tinycudann":
@@ -268,7 +271,9 @@ class Reconstructor:
                 dataset = read_folder(clip.path, work, run_id, self.dataset_config.holdout, progress=advancing(bar))
             save_track(folder_track(dataset), work / _TRACK)
             return dataset
-        tracked = track_clip(clip, model, landmarks=self.landmarks, show_progress=show_progress)
+        tracked = track_clip(
+            clip, model, landmarks=self.landmarks, config=self.tracker_config, show_progress=show_progress
+        )
         for note in tracked.detection.notes:
             logger.warning("%s", note)
         save_track(tracked.track, work / _TRACK)
@@ -342,6 +347,7 @@ class Reconstructor:
             "video": [clip.path.name, stat.st_size, stat.st_mtime_ns, clip.first_frame, clip.frame_count],
             "face_model": str(self.face_model),
             "landmarks": str(self.landmarks),
+            "tracker": dataclasses.asdict(self.tracker_config),
             "preset": dataclasses.asdict(self.preset),
             "dataset": dataclasses.asdict(self.dataset_config),
             "seed": self.seed,

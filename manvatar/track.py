@@ -8,7 +8,7 @@ from manvatar.cli import Output, Positional, run
 from manvatar.face_models import load
 from manvatar.files import make_folder
 from manvatar.progress import advancing, frames_bar
-from manvatar.tracking import save_track, track_clip
+from manvatar.tracking import TrackerConfig, save_track, track_clip
 from manvatar.types import Track
 from manvatar.video import open_clip
 
@@ -30,6 +30,7 @@ def track(
     overlay: Path | None = None,
     report: Path | None = None,
     arkit: Path | None = None,
+    no_eye_channels: bool = False,
     start: float = 0.0,
     end: float | None = None,
 ) -> None:
@@ -39,11 +40,12 @@ def track(
         video: the video; one person's face should be visible in most of it.
         out: the track to write (.safetensors).
         face_model: builtin, or the file or folder of a face model.
-        landmarks: auto, face-alignment, or a file of landmarks.
+        landmarks: auto, face-alignment, the folder of OpenSeeFace's networks, or a file of landmarks.
         focal_px: focal length of the camera in pixels, where it is known.
         overlay: also write a video with mesh, landmarks, axes and residual drawn over the frames, and the report.
         report: a picture (.png) that shows whether to trust the track; beside the overlay where no name is given.
         arkit: also write the expressions as Apple's 52 blendshapes, a CSV such as Live Link Face writes.
+        no_eye_channels: leave out the coefficients for lids and gaze that follow those of the face model.
         start: where in the video to begin, seconds.
         end: where to stop, seconds; default: its end.
     """
@@ -54,7 +56,8 @@ def track(
         if path is not None:  # found out now, not after minutes of work
             make_folder(path.parent)
     model = load(face_model)
-    result = track_clip(clip, model, landmarks=landmarks, focal_px=focal_px)
+    config = TrackerConfig(eye_channels=not no_eye_channels)
+    result = track_clip(clip, model, landmarks=landmarks, focal_px=focal_px, config=config)
     save_track(result.track, out)
     print(f"{out}: {summary(result.track)}")
     if report is not None:

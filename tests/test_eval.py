@@ -16,8 +16,9 @@ from tiny_avatar import NAMES, front_pose, rendered, tiny_avatar, tiny_dataset
 
 import manvatar.eval
 from manvatar.avatars import Avatar, provenance
-from manvatar.eval import main
-from manvatar.tracking import save_track
+from manvatar.errors import UserError
+from manvatar.eval import _for_avatar, main
+from manvatar.tracking import load_track, save_track
 from manvatar.types import Camera, Clip, Dataset, FaceModel, Track
 from manvatar.video import writer
 
@@ -143,3 +144,12 @@ def test_a_track_of_another_model(made: SimpleNamespace, capsys: pytest.CaptureF
     _track(made.track, face_model="flame-2020")
     assert _run(made, made.own) == 2
     assert "was made with the face model flame-2020" in capsys.readouterr().err
+
+
+def test_a_track_with_more_coefficients_than_the_avatar(made: SimpleNamespace, tmp_path: Path) -> None:
+    avatar = tiny_avatar()
+    values = torch.arange(4.0).expand(FRAMES, 4).clone()
+    track = load_track(_track(tmp_path / "t.safetensors", expression=values, expression_names=("gazeYaw", *NAMES)))
+    assert _for_avatar(track, avatar).expression[0].tolist() == [1, 2, 3]
+    with pytest.raises(UserError, match=f"lacks {NAMES[0]}, which the avatar has"):
+        _for_avatar(dataclasses.replace(track, expression_names=("gazeYaw", "other", *NAMES[1:])), avatar)

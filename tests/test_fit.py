@@ -43,7 +43,7 @@ def test_all_that_is_promised_is_there_and_nothing_else(small_fit: SmallFit) -> 
     assert contact.ndim == 3 and contact.std() > 10
     preview, novel = open_clip(small_fit.out / "preview.mp4"), open_clip(small_fit.out / "novel.mp4")
     assert preview.frame_count == 3 and preview.size_px[0] > preview.size_px[1]  # truth beside render
-    assert novel.frame_count == 12 * 32
+    assert novel.frame_count == 12 * 36
 
 
 def test_scores(small_fit: SmallFit) -> None:
@@ -68,7 +68,7 @@ def test_the_avatar_says_what_it_is(small_fit: SmallFit) -> None:
     assert header.training["iterations"] == ITERATIONS and header.training["held_out_frames"] == [21, 22, 23]
     assert header.scores["frame"]["psnr_db"] == psnr_db(small_fit.out)
     assert header.camera_size_px == (64, 64) and header.face_model == small_fit.truth.face_model
-    assert header.provenance["synthetic"] is True and len(avatar.expression_names) == 32
+    assert header.provenance["synthetic"] is True and len(avatar.expression_names) == 36
 
 
 def test_the_avatar_shows_the_head(small_fit: SmallFit) -> None:

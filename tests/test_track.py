@@ -9,12 +9,13 @@ import torch
 from PIL import Image
 
 from manvatar.driving.tables import read_table
+from manvatar.face_models import builtin
 from manvatar.geometry import project
 from manvatar.landmarks import detect_clip, save_landmarks
 from manvatar.track import main
 from manvatar.tracking import load_track
 from manvatar.tracking.overlay import LONGER_PX
-from manvatar.types import Track
+from manvatar.types import EYE_CHANNELS, Track
 from manvatar.video import frames, open_clip
 
 CLIP = "address_1280x720.mp4"
@@ -53,6 +54,7 @@ def test_real_clip(tracked: Path) -> None:
     assert track.face_model.startswith("builtin") and track.focal_source == "prior"
     assert float(track.residual_px.median()) < 1.5  # the face is 260 px high
     assert track.camera.size_px == (1280, 720)
+    assert track.expression_names[32:] == EYE_CHANNELS and track.face_expression.shape == (50, 32)
     assert 0.4 < float(track.cam_from_head[:, 2, 3].median()) < 2.5
     assert float(track.cam_from_head[:, 2, 2].max()) < -0.5  # looks at the camera
     assert float(track.expression.abs().max()) < 6 and float(track.identity.norm()) < 2 * len(track.identity) ** 0.5
@@ -91,7 +93,8 @@ def test_the_strip_marks_the_frame(tracked: Path) -> None:
 def test_expressions_as_blendshapes(shared_data: Path, tmp_path: Path) -> None:
     video = str(shared_data / "clips" / CLIP)
     arguments = ["-o", str(tmp_path / "t.safetensors"), "--arkit", str(tmp_path / "take.csv"), "--end", "0.4"]
-    assert main([video, *arguments]) == 0
+    assert main([video, *arguments, "--no-eye-channels"]) == 0
+    assert load_track(tmp_path / "t.safetensors").expression_names == builtin.load().expression_names
     table = read_table(tmp_path / "take.csv")
     assert len(table["JawOpen"]) == 10 and float(table["JawOpen"].max()) <= 1
 

@@ -52,7 +52,7 @@ def measure(preset_name: str, iterations: int, device: str) -> PipelineRates:
             clip, tracked.track, model, tracked.detection.duplicate, work, DatasetConfig(), "benchmark"
         )
         end = time.perf_counter()
-        avatar, rate = _train(dataset, preset_name, iterations, device)
+        avatar, rate = _train(dataset, tracked.track.expression_names, preset_name, iterations, device)
         return PipelineRates(
             track_frames_per_s=_FRAMES / (middle - start),
             matte_frames_per_s=_FRAMES / (end - middle),
@@ -62,7 +62,9 @@ def measure(preset_name: str, iterations: int, device: str) -> PipelineRates:
         )
 
 
-def _train(dataset: Dataset, preset_name: str, iterations: int, device: str) -> tuple[Avatar, float]:
+def _train(
+    dataset: Dataset, expression_names: tuple[str, ...], preset_name: str, iterations: int, device: str
+) -> tuple[Avatar, float]:
     preset = load_preset(preset_name)
     torch.manual_seed(0)
     config = preset.field.__dict__
@@ -85,7 +87,7 @@ def _train(dataset: Dataset, preset_name: str, iterations: int, device: str) -> 
         march=training.march,
         occupancy_cell_m=training.occupancy_cell_m,
         face_model="builtin-1",
-        expression_names=tuple(load("builtin").expression_names),
+        expression_names=expression_names,
         clip_first_frame=0,
         training={},
         provenance={},

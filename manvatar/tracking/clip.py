@@ -12,6 +12,7 @@ from manvatar.landmarks import Detection, detect_clip
 from manvatar.progress import advancing, frames_bar
 from manvatar.threads import one_thread
 from manvatar.tracking.config import TrackerConfig
+from manvatar.tracking.gaze import with_eye_channels
 from manvatar.tracking.patches import cut_patches
 from manvatar.tracking.refine import refined
 from manvatar.tracking.skin import skin_of
@@ -41,7 +42,8 @@ def track_clip(
     Args:
         clip: from ``manvatar.video.open_clip``.
         face_model: from ``manvatar.face_models.load``.
-        landmarks: ``auto``, ``mediapipe``, ``face-alignment``, or a file of landmarks.
+        landmarks: ``auto``, ``mediapipe``, ``face-alignment``, the folder of OpenSeeFace's networks, or a file of
+            landmarks.
         focal_px: the camera's focal length in pixels of the clip, where it is known.
         show_progress: progress bars on standard error.
 
@@ -64,7 +66,10 @@ def track_clip(
         )
     if fitted.fit.config.dense:
         fitted = refined_by_pictures(clip, fitted, show_progress)
-    return TrackedClip(fitted.track(), detection)
+    track = fitted.track()
+    if fitted.fit.config.eye_channels:
+        track = with_eye_channels(track, fitted.landmarks, face_model)
+    return TrackedClip(track, detection)
 
 
 def refined_by_pictures(clip: Clip, fitted: Fitted, show_progress: bool) -> Fitted:
