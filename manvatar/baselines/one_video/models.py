@@ -76,16 +76,17 @@ class BilayerPortrait(nn.Module):
         self.register_buffer("keypoint_map", torch.eye(2 * KEYPOINTS))
 
     def forward(self, keypoints: Float[Tensor, "images 136"]) -> Portrait:
-        seen = (keypoints - self.keypoint_mean) @ self.keypoint_map
+        size, count = self.texture.shape[-1], len(keypoints)
+        # Positions need more digits than bfloat16 has, whatever the convolutions are computed in.
+        with torch.autocast(keypoints.device.type, enabled=False):
+            seen = (keypoints - self.keypoint_mean) @ self.keypoint_map
+            grid = identity_grid(size, keypoints.device)
+            if self.aligned:
+                grid = aligning_grid(keypoints.view(count, -1, 2), self.texture_points, size)
         features = self.embedder(seen).contiguous(memory_format=torch.channels_last)
         output = self.generator(features, self.person())
-        # Positions need more digits than bfloat16 has, whatever the convolutions were computed in.
         warp, low_frequency = output.warp.float(), output.low_frequency.float()
         mask_logits = output.mask_logits.float()
-        size, count = warp.shape[-1], len(keypoints)
-        grid = identity_grid(size, warp.device)
-        if self.aligned:
-            grid = aligning_grid(keypoints.float().view(count, -1, 2), self.texture_points, size)
         grid = grid + warp.permute(0, 2, 3, 1)
         laid = torch.cat([self.texture.float(), self.mask_start], 1).expand(count, -1, -1, -1)
         laid = functional.grid_sample(laid, grid, padding_mode="border", align_corners=False)

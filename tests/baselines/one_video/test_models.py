@@ -87,6 +87,13 @@ def test_positions_are_not_rounded_to_bfloat16() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         portrait = model(torch.rand(2, 136))
     assert portrait.image.dtype == portrait.warp.dtype == torch.float32
+    model.start_from(torch.rand(1, 3, 32, 32) * 2 - 1, torch.rand(1, 1, 32, 32), torch.rand(9, 136) * 0.1, 0.001)
+    keypoints, seen = torch.rand(2, 136) * 0.1, []
+    model.embedder.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    for enabled in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            model(keypoints)
+    assert torch.equal(*seen)
 
 
 def test_a_portrait_without_a_mask_has_its_own_background() -> None:
