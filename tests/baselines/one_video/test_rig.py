@@ -10,7 +10,7 @@ from baselines.one_video.small import builtin_track
 from manvatar.baselines.one_video import LandmarkRig
 from manvatar.baselines.one_video.rig import as_keypoints
 from manvatar.tracking import landmarks_px
-from manvatar.types import Camera
+from manvatar.types import EYE_CHANNELS, Camera
 
 
 def test_the_rig_gives_the_landmarks_of_the_track() -> None:
@@ -38,3 +38,18 @@ def test_keypoints_of_a_camera_that_is_not_square() -> None:
     points = torch.tensor([[20.0, 0.0], [60.0, 40.0], [40.0, 20.0]]).repeat(23, 1)[:68][None]
     keypoints = as_keypoints(points, camera).view(68, 2)
     torch.testing.assert_close(keypoints[:3], torch.tensor([[-1.0, -1.0], [1.0, 1.0], [0.0, 0.0]]))
+
+
+def test_lids_and_gaze_do_not_move_landmarks() -> None:
+    """Their channels stand behind the face model's coefficients; the rig has rows of zeros for them."""
+    track, model = builtin_track()
+    extra = torch.randn(track.frame_count, len(EYE_CHANNELS))
+    more = dataclasses.replace(
+        track,
+        expression=torch.cat([track.expression, extra], 1),
+        expression_names=(*track.expression_names, *EYE_CHANNELS),
+    )
+    rig = LandmarkRig.from_track(more, model)
+    assert len(rig.expression_m) == more.expression.shape[1] and rig.expression_m[-len(EYE_CHANNELS) :].abs().max() == 0
+    wanted = LandmarkRig.from_track(track, model).keypoints(track.expression, track.cam_from_head, track.camera)
+    torch.testing.assert_close(rig.keypoints(more.expression, track.cam_from_head, track.camera), wanted)

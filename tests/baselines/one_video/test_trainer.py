@@ -90,7 +90,7 @@ def test_every_term_counts(dataset: Dataset) -> None:
     portrait = trainer.model(batch.keypoints)
     for name in off:
         trainer.config = dataclasses.replace(CONFIG, loss=dataclasses.replace(CONFIG.loss, **{**off, name: 1.0}))
-        value = float(trainer.loss(portrait, batch))
+        value = float(trainer.loss(portrait, batch).detach())
         assert value > 1e-4, name
         total += value
     trainer.config = dataclasses.replace(CONFIG, loss=dataclasses.replace(CONFIG.loss, **dict.fromkeys(off, 1.0)))
