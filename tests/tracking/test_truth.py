@@ -25,7 +25,7 @@ from manvatar.tracking import TrackerConfig, track
 from manvatar.types import FaceModel, Landmarks, Track
 
 QUICK = Scene(frames=120)
-CLEAN_ERRORS = TrackerConfig(skin_weight=1.0, key_frames=60)  # the errors of every point are its own
+QUICK_OWN = replace(suite.OWN_ERRORS, key_frames=60)
 BIASED = Spoiling(bias=0.025, outliers=0.1)
 
 
@@ -122,7 +122,7 @@ def test_spoiling_does_what_it_says(turning: Truth) -> None:
 
 
 def test_same_model(builtin: FaceModel, turning: Truth) -> None:
-    e = _errors(turning, Spoiling(), builtin, CLEAN_ERRORS)
+    e = _errors(turning, Spoiling(), builtin, QUICK_OWN)
     assert e.rotation_gauge_deg < 0.4 and e.expression_gauge < 0.35 and e.lost == 0
 
 
@@ -163,7 +163,7 @@ def test_blinks_need_names(ict: FaceModel) -> None:
 
 
 def test_faces_of_another_model(builtin: FaceModel, turning_ict: Truth) -> None:
-    e = _errors(turning_ict, BIASED, builtin, CLEAN_ERRORS)
+    e = _errors(turning_ict, BIASED, builtin, QUICK_OWN)
     assert e.rotation_gauge_deg < 1.0 and e.lost == 0
 
 
@@ -171,14 +171,14 @@ def test_faces_of_another_model(builtin: FaceModel, turning_ict: Truth) -> None:
 def test_faces_of_a_model_tracked_with_it(ict: FaceModel) -> None:
     for seed in (0, 1):
         truth = make_truth(ict, Scene(seed=seed))
-        e = _errors(truth, Spoiling(seed=seed), ict, TrackerConfig(skin_weight=1.0))
+        e = _errors(truth, Spoiling(seed=seed), ict, suite.OWN_ERRORS)
         assert e.rotation_gauge_deg < 0.25 and e.expression < 0.25 and e.lost == 0
 
 
 @pytest.mark.slow
 def test_biased_faces_of_another_model(builtin: FaceModel, ict: FaceModel) -> None:
     for seed in (0, 1):
-        e = _errors(make_truth(ict, Scene(seed=seed)), replace(BIASED, seed=seed), builtin, CLEAN_ERRORS)
+        e = _errors(make_truth(ict, Scene(seed=seed)), replace(BIASED, seed=seed), builtin)
         assert e.rotation_gauge_deg < 1.0 and e.lost == 0
 
 
