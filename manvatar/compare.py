@@ -169,7 +169,7 @@ def _trained(
         return before
     logger.info("training %s", maker.model)
     (folder / _FINISHED).unlink(missing_ok=True)
-    result = maker.train(prepared, folder, max_seconds, resume)
+    result = maker.train(prepared, folder, max_seconds, resume, novel=False)
     seconds = float(result.report.facts.train_s)
     with replacing(folder / _FINISHED) as temporary:
         temporary.write_text(json.dumps({"run_id": maker._run_id(prepared.clip), "train_s": seconds}) + "\n")

@@ -209,12 +209,14 @@ class Reconstructor:
         show_progress: bool = True,
         report: bool = True,
         begin: float | None = None,
+        novel: bool = True,
     ) -> Result:
         """The second half of :meth:`run`: train, write the avatar and, with ``report``, score and show.
 
         ``out/work`` holds a checkpoint meanwhile.
 
         Args:
+            novel: with the tour of all expressions, ``novel.mp4``.
             begin: ``time.perf_counter()`` when work on the clip began; None = when its preparation would have begun.
         """
         begin = time.perf_counter() - prepared.seconds if begin is None else begin
@@ -239,7 +241,7 @@ class Reconstructor:
                 preset=self.preset.name if self.portrait is None else self.model,
                 iterations=trainer.progress.iteration,
             )
-            result = _show(avatar, dataset, out, facts, begin, show_progress)
+            result = _show(avatar, dataset, out, facts, begin, show_progress, novel)
         (work / _CHECKPOINT).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not empty
             work.rmdir()
@@ -373,17 +375,27 @@ def _open(video: Path, start_s: float, end_s: float | None) -> Clip:
     return folder_clip(video)
 
 
-def _show(avatar: Avatar, dataset: Dataset, out: Path, facts: RunFacts, begin: float, show_progress: bool) -> Result:
+def _show(
+    avatar: Avatar,
+    dataset: Dataset,
+    out: Path,
+    facts: RunFacts,
+    begin: float,
+    show_progress: bool,
+    novel: bool,
+) -> Result:
     """Score, write everything people look at, and the avatar itself with its scores inside."""
     avatar.save(out / "avatar.mav")  # first, so that nothing below can lose it
     if len(dataset.held_out) == 0:
-        write_novel(out / "novel.mp4", avatar, progress="novel views" if show_progress else None)
+        if novel:
+            write_novel(out / "novel.mp4", avatar, progress="novel views" if show_progress else None)
         return Result(avatar, None)
     facts = dataclasses.replace(facts, total_s=time.perf_counter() - begin)
     report = write_report(out, dataset, dataset_renderer(avatar, dataset), facts, show_progress=show_progress)
     scored = avatar.with_scores(report.table())
     scored.save(out / "avatar.mav")
-    write_novel(out / "novel.mp4", scored, progress="novel views" if show_progress else None)
+    if novel:
+        write_novel(out / "novel.mp4", scored, progress="novel views" if show_progress else None)
     return Result(scored, report)
 
 
