@@ -47,6 +47,7 @@ COMMANDS = {
     "models": "list, fetch or import the landmark and matte models",
     "view": "look at an avatar in the browser",
     "export": "write an avatar in another program's format",
+    "bilayer": "animate a photo with the bi-layer model; train it on a corpus",
     "compare": "several avatars or methods side by side",
     "benchmark": "measure time, memory and quality",
 }
