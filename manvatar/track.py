@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from manvatar.cli import Output, Positional, run
 from manvatar.face_models import load
 from manvatar.files import make_folder
+from manvatar.interop import pytorch3d
 from manvatar.progress import advancing, frames_bar
 from manvatar.tracking import TrackerConfig, save_track, track_clip
 from manvatar.types import Track
@@ -29,6 +31,7 @@ def track(
     focal_px: float | None = None,
     overlay: Path | None = None,
     report: Path | None = None,
+    rasteriser: Literal["native", "pytorch3d"] = "native",
     arkit: Path | None = None,
     no_eye_channels: bool = False,
     start: float = 0.0,
@@ -44,6 +47,7 @@ def track(
         focal_px: focal length of the camera in pixels, where it is known.
         overlay: also write a video with mesh, landmarks, axes and residual drawn over the frames, and the report.
         report: a picture (.png) that shows whether to trust the track; beside the overlay where no name is given.
+        rasteriser: what draws the mesh of the overlay: this library's own op, or PyTorch3D's where it is installed.
         arkit: also write the expressions as Apple's 52 blendshapes, a CSV such as Live Link Face writes.
         no_eye_channels: leave out the coefficients for lids and gaze that follow those of the face model.
         start: where in the video to begin, seconds.
@@ -55,6 +59,8 @@ def track(
     for path in (out, overlay, report, arkit):
         if path is not None:  # found out now, not after minutes of work
             make_folder(path.parent)
+    if rasteriser == "pytorch3d":
+        pytorch3d.require()
     model = load(face_model)
     config = TrackerConfig(eye_channels=not no_eye_channels)
     result = track_clip(clip, model, landmarks=landmarks, focal_px=focal_px, config=config)
@@ -73,7 +79,8 @@ def track(
         from manvatar.tracking.overlay import write_overlay
 
         with frames_bar("overlay", clip.frame_count) as bar:
-            write_overlay(overlay, clip, result.track, result.detection.landmarks, model, advancing(bar))
+            draw = pytorch3d.rasterize if rasteriser == "pytorch3d" else None
+            write_overlay(overlay, clip, result.track, result.detection.landmarks, model, advancing(bar), draw)
         print(f"{overlay}: mesh blue, detected landmarks green, fitted ones red")
 
 

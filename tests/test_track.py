@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,15 @@ def test_impossible_focal_length(shared_data: Path, tmp_path: Path, capsys: pyte
     out = tmp_path / "t.safetensors"
     assert main([video, "-o", str(out), "--focal-px", "-3", "--end", "0.2"]) == 2
     assert "focal length of -3" in capsys.readouterr().err and not out.exists()
+
+
+def test_a_rasteriser_that_is_not_there(
+    shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pytorch3d", None)
+    arguments = ["-o", str(tmp_path / "t.safetensors"), "--rasteriser", "pytorch3d", "--end", "0.2"]
+    assert main([str(shared_data / "clips" / CLIP), *arguments]) == 2
+    assert "PyTorch3D is not installed" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")

@@ -213,6 +213,11 @@ def rasterize(
     return Rasterized(triangle.int(), barycentric, torch.where(hit, fragments.zbuf[..., 0], 0.0))
 
 
+def require() -> None:
+    """Raises ``UserError`` when PyTorch3D's renderer is not there."""
+    _pytorch3d("renderer")
+
+
 def _one(rows: Float[Tensor, "frames 2"], what: str) -> Float[Tensor, "2"]:
     """The row that all are."""
     if bool(((rows - rows[0]).abs() > _SAME * rows.abs().amax().clamp_min(1)).any()):

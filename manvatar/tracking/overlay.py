@@ -11,15 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from manvatar.geometry import crop_camera, project, transform
 from manvatar.landmarks import as_ibug68
+from manvatar.ops.rasterize import Rasterized, rasterize
 from manvatar.tracking.projection import landmarks_head_m
 from manvatar.types import Camera, Clip, FaceModel, Landmarks, Track
 from manvatar.video import frames, writer
+
+Rasterise = Callable[[Tensor, Tensor, Camera, Tensor], Rasterized]
 
 LONGER_PX = 720
 MARGIN_M = 0.2  # shown around the point between the eyes
@@ -40,6 +43,7 @@ def write_overlay(
     landmarks: Landmarks,
     face_model: FaceModel,
     progress: Callable[[int, int], None] | None = None,
+    rasterise: Rasterise | None = None,
 ) -> None:
     """Write the overlay video: mesh (blue), detected (green) and fitted (red) landmarks, axes, residual.
 
@@ -49,13 +53,14 @@ def write_overlay(
     Args:
         landmarks: what was tracked.
         progress: called with frames done and frames in all.
+        rasterise: draws the mesh; None = :func:`rasterise_natively`. ``manvatar.interop.pytorch3d.rasterize`` is one.
 
     Raises:
         UserError: ``path`` cannot be written to or is no ``.mp4``, ``.mov`` or ``.mkv``.
     """
     view = _View.of(track)
     camera = crop_camera(track.camera, float(view.left), float(view.top), view.scale, view.size_px)
-    mesh = _Mesh(face_model, track)
+    mesh = _Mesh(face_model, track, rasterise or rasterise_natively)
     fitted = project(camera, transform(track.cam_from_head, landmarks_head_m(track, face_model)))
     shown = face_model.embedding(track.landmark_scheme).weight > 0
     if track.landmark_scheme == "ibug68":
@@ -115,11 +120,22 @@ class _View:
         return np.array(Image.fromarray(part.numpy()).resize(self.size_px, Image.Resampling.BILINEAR))
 
 
-class _Mesh:
-    """The person's mesh, drawn as one shaded dot for each triangle that faces the camera."""
+def rasterise_natively(
+    vertices_m: Float[Tensor, "1 vertices 3"],
+    triangles: Int[Tensor, "triangles 3"],
+    camera: Camera,
+    cam_from_head: Float[Tensor, "1 4 4"],
+) -> Rasterized:
+    """The mesh of one frame by this library's own op; vertices in the head frame."""
+    points = transform(cam_from_head, vertices_m)
+    return rasterize(project(camera, points), points[..., 2].contiguous(), triangles, camera.size_px)
 
-    def __init__(self, face_model: FaceModel, track: Track) -> None:
-        self._model, self._identity = face_model, track.identity
+
+class _Mesh:
+    """The person's mesh, each triangle shaded by how much it faces the camera."""
+
+    def __init__(self, face_model: FaceModel, track: Track, rasterise: Rasterise) -> None:
+        self._model, self._identity, self._rasterise = face_model, track.identity, rasterise
         visible = torch.tensor([not any(word in name for word in _HIDDEN) for name in face_model.part_names])
         triangles = face_model.triangles
         if face_model.vertex_part is not None:
@@ -128,30 +144,16 @@ class _Mesh:
 
     def draw(self, pixels: np.ndarray, track: Track, frame: int, camera: Camera) -> None:
         """Blend one frame's mesh into (height, width, 3) uint8 ``pixels``."""
-        expression = track.face_expression[frame]
-        vertices = transform(track.cam_from_head[frame], self._model.vertices_m(self._identity, expression))
-        a, b, c = vertices[self._triangles].unbind(1)
-        centre = (a + b + c) / 3
+        pose = track.cam_from_head[frame]
+        vertices = self._model.vertices_m(self._identity, track.face_expression[frame])
+        a, b, c = transform(pose, vertices)[self._triangles].unbind(1)
         # Towards the camera is negative z, and triangles are counter-clockwise seen from outside.
         normal = torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=1)
-        towards = -(normal * torch.nn.functional.normalize(centre, dim=1)).sum(1)
-        keep = (towards > 0.05) & (centre[:, 2] > 0.01)
-        order = centre[keep, 2].argsort(descending=True)  # the nearest is written last
-        place = project(camera, centre[keep][order]).floor().long()
-        shade = np.zeros(pixels.shape[:2], np.float32)
-        for dx in (0, 1):
-            for dy in (0, 1):
-                _scatter(shade, place + torch.tensor([dx, dy]), (0.3 + 0.7 * towards[keep][order]).numpy())
-        drawn = shade > 0
-        colour = _MESH * shade[drawn][:, None]
-        pixels[drawn] = (1 - _MESH_OPACITY) * pixels[drawn] + _MESH_OPACITY * colour
-
-
-def _scatter(picture: np.ndarray, place: Tensor, value: np.ndarray) -> None:
-    height, width = picture.shape
-    x, y = place.numpy().T
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    picture[y[inside], x[inside]] = value[inside]
+        towards = -(normal * torch.nn.functional.normalize(a + b + c, dim=1)).sum(1)
+        seen = self._rasterise(vertices[None], self._triangles, camera, pose[None]).triangle[0].long()
+        drawn = (seen >= 0).numpy()
+        shade = (0.3 + 0.7 * towards.clamp_min(0))[seen[seen >= 0]].numpy()
+        pixels[drawn] = (1 - _MESH_OPACITY) * pixels[drawn] + _MESH_OPACITY * _MESH * shade[:, None]
 
 
 def _draw_points(pen: ImageDraw.ImageDraw, points: Float[Tensor, "k 2"], colour: tuple[int, int, int]) -> None:
