@@ -77,3 +77,4 @@ def test_a_file_says_what_differs(tmp_path: Path) -> None:
     config, usual = load_config("bilayer", str(tmp_path / "settings.toml"), None), load_config("bilayer", "fast", None)
     assert (config.seconds, config.network.image_size_px, config.loss.mouth) == (60.0, 128, 0.5)
     assert config.rate == usual.rate and usual.network.image_size_px == 256
+    assert load_config("fewshot", "fast", 128).images_per_iteration < usual.images_per_iteration
