@@ -189,6 +189,8 @@ class Reconstructor:
         if max_seconds is not None and not 0 < max_seconds < math.inf:
             raise UserError(f"--max-seconds {max_seconds:g} is not possible; give a positive number of seconds")
         clip = _open(Path(video), start_s, end_s)
+        if self.portrait is not None and clip.path.is_dir():
+            raise UserError(f"{clip.path} has no landmarks, which drive --model {self.model}; give the video itself")
         tail_length(clip.frame_count, self.dataset_config.holdout)  # says at once what would come out after tracking
         model = load(self.face_model)
         make_folder(work.parent)

@@ -12,6 +12,8 @@ import manvatar.reconstruction
 from manvatar.baselines.one_video import PortraitAvatar, load_config
 from manvatar.errors import UserError
 from manvatar.fit import main
+from manvatar.reconstruction import Reconstructor
+from manvatar.types import Clip
 from manvatar.video import open_clip
 
 SETTINGS = """
@@ -54,6 +56,13 @@ def test_all_that_fit_makes(small_fit: SmallFit, tmp_path: Path, monkeypatch: py
 def test_settings_that_cannot_be(model: str, preset: str, size: int | None, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_config(model, preset, size)
+
+
+def test_folders_without_landmarks_are_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manvatar.reconstruction, "_open", lambda *_: Clip(tmp_path, 25.0, (64, 64), 30))
+    with pytest.raises(UserError, match="has no landmarks, which drive --model fewshot"):
+        Reconstructor(model="fewshot").prepare(tmp_path, tmp_path / "out" / "work")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
