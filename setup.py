@@ -90,6 +90,9 @@ def arch_flags(nvcc: str) -> list[str]:
     return flags
 
 
+CUDA_LIBRARY = "manvatar.ops._cuda"
+
+
 class Native(Extension):
     """One library: its compiler command and link command. ``sources`` are relative to the repository."""
 
@@ -142,6 +145,12 @@ class BuildNative(build_ext):
             mine = [str(path) for path, (_, owner) in zip(objects, jobs, strict=True) if owner is extension]
             call([*extension.compiler, "-shared", *mine, *extension.link, "-o", str(unfinished)], extension.name)
             unfinished.replace(target)
+        self.drop_what_is_not_built()
+
+    def drop_what_is_not_built(self) -> None:
+        """An older library beside a newer one would be loaded with it, and not know its ops."""
+        if all(extension.name != CUDA_LIBRARY for extension in self.extensions):
+            Path(self.get_ext_fullpath(CUDA_LIBRARY)).unlink(missing_ok=True)
 
 
 class PlatformWheel(bdist_wheel):
@@ -171,7 +180,7 @@ def libraries() -> list[Native]:
         flags = [*common, *host, "-DUSE_CUDA", "-lineinfo", "--expt-relaxed-constexpr", *arch_flags(nvcc)]
         # libtorch.so of a CUDA build brings libtorch_cuda.so, which holds the stream; a CPU build links all the same.
         cuda_link = [*(["-Xlinker", "--no-as-needed"] if keep else []), "-ccbin", cxx[0], *link]
-        built.append(Native("manvatar.ops._cuda", [nvcc], names["cuda"], flags, cuda_link))
+        built.append(Native(CUDA_LIBRARY, [nvcc], names["cuda"], flags, cuda_link))
     return built
 
 

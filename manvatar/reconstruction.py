@@ -31,6 +31,7 @@ from manvatar.face_models.arkit import track_table
 from manvatar.fields import FastFieldConfig, PaperFieldConfig, make_field
 from manvatar.files import make_folder
 from manvatar.metrics import Report, RunFacts, write_report
+from manvatar.ops import mlp_has_bfloat16
 from manvatar.ops.mlp_backends import require_tinycudann
 from manvatar.progress import advancing, frames_bar
 from manvatar.tracking import TrackerConfig, load_track, save_track, track_clip
@@ -79,7 +80,8 @@ class Reconstructor:
         size_px: side of the square training images, a multiple of 8, 64 to 1024; None = what the preset says.
         device: where the avatar is trained and scored: ``cpu``, ``cuda``, or ``auto``, the GPU where there is one.
             Tracking and mattes run on the CPU.
-        seed: of all random numbers; the same seed on the same machine gives the same avatar.
+        seed: of all random numbers; on the CPU the same seed on the same machine gives the same avatar, on a GPU
+            nearly so.
         mlp_backend: what computes the small networks: ``auto``, ``native``, ``native-bf16``, ``torch`` or
             ``tinycudann``; None = what the preset says. An avatar file is the same for all.
         model: ``manvatar``, the voxel avatar, or a 2D model to compare it with: ``bilayer`` or ``fewshot``. ``preset``
@@ -115,9 +117,11 @@ class Reconstructor:
         self.face_model, self.landmarks = face_model, landmarks
         self.tracker_config = TrackerConfig(eye_channels=eye_channels)
         self.dataset_config = DatasetConfig(size_px, holdout)
-        self.device, self.seed = pick_device(device), seed
+        self.device, self.seed = pick_device(device, native=self.portrait is None), seed
         if self.preset.field.mlp_backend == "tinycudann":
             require_tinycudann(self.device)
+        if self.preset.field.mlp_backend == "native-bf16" and not mlp_has_bfloat16(self.device):
+            raise UserError("--mlp-backend native-bf16 needs a processor with AMX, and --device cpu; use auto")
 
     def fit(
         self,

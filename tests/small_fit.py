@@ -47,7 +47,9 @@ class SmallFit:
 
     def arguments(self, out: Path, *more: str) -> list[str]:
         """What is typed after ``manvatar fit`` to do it again into another folder."""
-        return [str(self.video), "-o", str(out), "--preset", str(self.preset), "--size", "64", "--holdout", "3", *more]
+        settings = ["--preset", str(self.preset), "--size", "64", "--holdout", "3"]
+        device = [] if "--device" in more else ["--device", "cpu"]  # on a GPU nothing repeats bit for bit
+        return [str(self.video), "-o", str(out), *settings, *device, *more]
 
 
 def make_small_fit(folder: Path) -> SmallFit:

@@ -11,8 +11,8 @@ _PACKAGE = Path(__file__).resolve().parents[1] / "manvatar"
 
 # Parts on one line may know each other; a part may know all lines above its own.
 _LAYERS = [
-    {"types", "config", "geometry", "errors", "files", "mark", "progress", "threads", "cli", "models", "devices"},
-    {"ops"},
+    {"types", "config", "geometry", "errors", "files", "mark", "progress", "threads", "cli", "models"},
+    {"ops", "devices"},
     {"video"},
     {"landmarks"},
     {"matting"},

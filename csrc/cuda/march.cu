@@ -41,10 +41,19 @@ __global__ void __launch_bounds__(kThreads) fill_kernel(
   const int64_t r = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (r >= rays) return;
   int64_t place = offsets[r];
+  const int64_t end = offsets[r + 1];
+  T last = 0;
   march_ray(grid, steps, origins + 3 * r, directions + 3 * r, shift[r], [&](T distance) {
+    last = distance;
+    if (place >= end) return;
     distance_m[place] = distance;
     ray[place++] = r;
   });
+  // Should the two kernels round differently, nothing is written beside its place and nothing is left unwritten.
+  for (; place < end; ++place) {
+    distance_m[place] = last;
+    ray[place] = r;
+  }
 }
 
 void check(cudaError_t error) {

@@ -70,6 +70,7 @@ class FastField(nn.Module):
         self.mlp_backend = config.mlp_backend
         self.register_buffer("lower_m", box.lower_m.clone().float())
         self.register_buffer("extent_m", (box.upper_m - box.lower_m).float())
+        self.warp_scale: list[float] = (config.displacement_scale_m / self.extent_m).tolist()
         motion_shape = (*node_counts(box, config.motion_voxel_m), 3 + config.ambient_features)
         self.motion_mean = nn.Parameter(torch.zeros(motion_shape))
         self.motion_basis = nn.Parameter(torch.zeros(expression_count, *motion_shape))
@@ -164,7 +165,7 @@ class FastFieldAtExpressions:
         self.field = field
         self.mlp = mlp_backend(field.mlp_backend)
         self.motion = field.motion_grids(expression, pose)
-        self.warp_scale = (field.config.displacement_scale_m / field.extent_m).tolist()
+        self.warp_scale = field.warp_scale
         self.hidden_weight = torch.cat([functional.pad(density.hidden.weight, (0, 3)), color.hidden.weight])
         scaled = expression / 3, pose / 3
         self.hidden_bias = torch.cat([density.frame_bias(*scaled), color.frame_bias(*scaled)], 1)

@@ -8,6 +8,7 @@ unasked.
 
 from __future__ import annotations
 
+from manvatar.ops._library import has_cuda
 from manvatar.ops.add_outer import add_outer_, add_outer_reference_, blend
 from manvatar.ops.composite import Composite, composite, composite_reference
 from manvatar.ops.march import Marched, march, march_reference
@@ -19,6 +20,7 @@ from manvatar.ops.sample_warped import sample_warped, sample_warped_reference
 from manvatar.ops.sparse_adam import sparse_adam_, sparse_adam_reference_
 
 __all__ = [
+    "has_cuda",
     "Composite",
     "Marched",
     "Rasterized",

@@ -34,6 +34,11 @@ def has_op(name: str) -> bool:
     return _HAS_CPU and hasattr(torch.ops.manvatar, name)
 
 
+def has_cuda() -> bool:
+    """Whether the native ops run on the GPU: there is one, and the library for it is built."""
+    return _HAS_CUDA
+
+
 def register(
     name: str,
     fake: Callable[..., object],

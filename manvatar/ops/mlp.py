@@ -54,7 +54,9 @@ def mlp(
 
 def mlp_has_bfloat16(device: torch.device | str = "cpu") -> bool:
     """Whether :func:`mlp` can multiply in bfloat16 there: on a CPU, one with Intel's matrix unit (AMX), under Linux."""
-    return has_op("mlp_has_bfloat16") and torch.ops.manvatar.mlp_has_bfloat16(torch.empty(0, device=device))
+    if torch.device(device).type != "cpu":
+        return False
+    return has_op("mlp_has_bfloat16") and torch.ops.manvatar.mlp_has_bfloat16(torch.empty(0))
 
 
 def mlp_reference(

@@ -106,11 +106,12 @@ def uniform_samples(near_m: Float[Tensor, "rays"], far_m: Float[Tensor, "rays"],
     opaque (Mildenhall et al. 2020, released code). Not differentiable.
     """
     hit = near_m < far_m
-    near, extent = near_m[hit, None], (far_m - near_m)[hit, None]
+    rows = hit.nonzero()[:, 0]
+    near, extent = near_m[rows, None], (far_m - near_m)[rows, None]
     distance = near + extent * torch.linspace(0, 1, count, dtype=near.dtype, device=near.device)
     length = torch.cat([distance.diff(dim=1), torch.full_like(near, _ENDLESS_M)], 1)
     offsets = functional.pad((hit * count).cumsum(0), (1, 0))
-    ray = hit.nonzero()[:, 0].repeat_interleave(count)
+    ray = rows.repeat_interleave(count)
     return RaySamples(distance.flatten(), length.flatten(), ray, offsets)
 
 
@@ -130,6 +131,6 @@ def _worth_taking(
         depth = torch.where(keep & ~endless, tables.lowest[cells] * samples.length_m, 0.0)
         before = functional.pad(depth.view(-1, per_ray).cumsum(1), (2, -2)).flatten()  # one sample more than needed
         keep &= before < -math.log(config.stop_transmittance)
-    count = torch.bincount(samples.ray[keep], minlength=len(rays.origins_m))
-    offsets = functional.pad(count.cumsum(0), (1, 0))
-    return RaySamples(samples.distance_m[keep], samples.length_m[keep], samples.ray[keep], offsets)
+    count = samples.ray.new_zeros(len(rays.origins_m)).scatter_add_(0, samples.ray, keep.long())
+    offsets, kept = functional.pad(count.cumsum(0), (1, 0)), keep.nonzero()[:, 0]
+    return RaySamples(samples.distance_m[kept], samples.length_m[kept], samples.ray[kept], offsets)

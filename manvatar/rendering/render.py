@@ -46,14 +46,17 @@ def render_image(
     *,
     background: Float[Tensor, "3"] | None = None,
     tables: MarchTables | None = None,
-    rays_per_chunk: int = 8192,
+    rays_per_chunk: int | None = None,
 ) -> Rendering:
     """Render a whole image: ``rgb`` (H, W, 3), ``opacity`` (H, W), ``depth_m`` (H, W). Not differentiable.
 
     Args:
         tables: ``march_tables(occupancy, config)`` when many images are rendered, to save making them each time.
         background: colour behind the head; None gives premultiplied colour.
+        rays_per_chunk: bounds the memory; None = 8192, on a GPU 65536.
     """
+    rays_per_chunk = rays_per_chunk or (65536 if cam_from_head.is_cuda else 8192)
+    background = None if background is None else background.to(cam_from_head)
     tables = march_tables(occupancy, config) if tables is None else tables
     rays = image_rays(camera, cam_from_head)
     field_here = field.at(expression[None], cam_from_head[None])

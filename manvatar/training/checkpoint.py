@@ -1,6 +1,7 @@
 """A checkpoint restores the whole loop: weights, optimiser, occupancy, random numbers, place in the data.
 
-One safetensors file; what is no tensor stands in its metadata as JSON. Resuming equals not stopping.
+One safetensors file; what is no tensor stands in its metadata as JSON. Resuming equals not stopping: bit for bit on
+the CPU, up to rounding on a GPU.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from manvatar.dataset import depth_behind_surface, visual_hull
+from manvatar.errors import UserError
 from manvatar.ops import on_large_pages
 from manvatar.rendering import MarchConfig, MarchTables, OccupancyGrid, march, march_tables, render
 from manvatar.training.config import TrainingConfig
@@ -58,7 +59,14 @@ class Trainer:
             self.occupancy.allowed.copy_(allowed.view_as(self.occupancy.allowed))
         self.field.to(device)
         self.occupancy.to(device)
-        self.sampler = make_sampler(_on_device(self.dataset, device), config, self.generator)
+        try:
+            self.sampler = make_sampler(_on_device(self.dataset, device), config, self.generator)
+        except torch.OutOfMemoryError as error:
+            needed = 2 * dataset.images.numel() / 1e9
+            raise UserError(
+                f"the images need up to {needed:.1f} GB of the GPU's memory, which it does not have; "
+                "use smaller images, a shorter part of the video, or --device cpu"
+            ) from error
         for parameter in field.parameters():
             parameter.data = on_large_pages(parameter.data)
         self.optimizer: GridAdam = make_optimizer(field.parameter_groups(), config)

@@ -10,9 +10,10 @@ import torch
 from ellipsoid import ellipsoid_dataset
 from training.small import TRAINING, small_trainer
 
+from manvatar.fields import PaperField
 from manvatar.metrics import white_composite
 from manvatar.rendering import render_image
-from manvatar.training import LivePreview, Trainer, restore_checkpoint, save_checkpoint
+from manvatar.training import LivePreview, Trainer, load_preset, restore_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.cuda
 
@@ -43,7 +44,22 @@ def test_as_good_as_on_the_cpu(cuda: torch.device, whole_image: bool) -> None:
         trainer.run(show_progress=False)
         assert next(trainer.field.parameters()).device.type == device.type
         scores.append(psnr_db(trainer))
-    assert scores[1] == pytest.approx(scores[0], abs=1.0)
+    # The devices draw other rays; seeds alone make 1.5 dB on the CPU.
+    assert min(scores) > 36 and scores[1] > scores[0] - 2.5
+
+
+@pytest.mark.parametrize("skip_empty", [False, True])
+def test_the_field_of_the_paper(cuda: torch.device, skip_empty: bool) -> None:
+    preset = load_preset("paper_skipping" if skip_empty else "paper")
+    config = replace(preset.training, iterations=40, rays_per_iteration=300, half_size_iterations=0)
+    dataset, errors = ellipsoid_dataset(), []
+    for device in (torch.device("cpu"), cuda):
+        torch.manual_seed(0)
+        field = PaperField(preset.field, dataset.bounds, dataset.expression.shape[1])
+        trainer = Trainer(dataset, field, config, 0, device)
+        trainer.run(show_progress=False)
+        errors.append(float(trainer.squared_error))
+    assert 0.5 * errors[0] < errors[1] < 2 * errors[0]
 
 
 def test_a_run_goes_on(cuda: torch.device, tmp_path: Path) -> None:
