@@ -31,7 +31,7 @@ from manvatar.face_models.arkit import track_table
 from manvatar.fields import FastFieldConfig, PaperFieldConfig, make_field
 from manvatar.files import make_folder
 from manvatar.metrics import Report, RunFacts, write_report
-from manvatar.ops import mlp_has_bfloat16
+from manvatar.ops import give_back_freed_memory, mlp_has_bfloat16
 from manvatar.ops.mlp_backends import require_tinycudann
 from manvatar.progress import advancing, frames_bar
 from manvatar.tracking import TrackerConfig, load_track, save_track, track_clip
@@ -199,6 +199,7 @@ class Reconstructor:
         model = load(self.face_model)
         make_folder(work.parent)
         dataset, seconds = self._dataset(clip, model, make_folder(work), self._run_id(clip), resume, show_progress)
+        give_back_freed_memory()
         return Prepared(clip, model, load_track(work / _TRACK), dataset, seconds)
 
     def finish(self, work: Path, out: Path) -> None:
@@ -285,6 +286,7 @@ class Reconstructor:
         for note in tracked.detection.notes:
             logger.warning("%s", note)
         save_track(tracked.track, work / _TRACK)
+        give_back_freed_memory()
         with frames_bar("mattes", clip.frame_count, show_progress) as bar:
             return build_dataset(
                 clip,

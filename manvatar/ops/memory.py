@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 # Of glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 _LARGE_PAGE = 2 << 20
 
@@ -29,10 +29,20 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
+    # What a thread has freed in a pool of its own would neither be used by others nor given back.
+    mallopt(_M_ARENA_MAX, 1)
     most = 2**31 - 1
     # Older glibc refuses thresholds above 32 MiB.
     kept = mallopt(_M_MMAP_THRESHOLD, most) or mallopt(_M_MMAP_THRESHOLD, 2**25)
     return bool(kept and mallopt(_M_TRIM_THRESHOLD, most))
+
+
+def give_back_freed_memory() -> None:
+    """Ask glibc to give back what was freed and kept: between stages that need memory of other sizes."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError):  # the C library is another one
+        return
 
 
 def on_large_pages(tensor: Tensor) -> Tensor:

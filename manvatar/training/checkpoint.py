@@ -38,7 +38,7 @@ def save_checkpoint(trainer: Trainer, path: Path, run_id: str) -> None:
         "progress": dataclasses.asdict(trainer.progress),
     }
     with replacing(path) as temporary:
-        contiguous = {k: v.detach().clone().contiguous() for k, v in tensors.items()}
+        contiguous = {k: v.detach().contiguous() for k, v in tensors.items()}
         save_file(contiguous, temporary, metadata={"manvatar.checkpoint": json.dumps(header)})
 
 

@@ -67,9 +67,13 @@ class RaySampler(FrameOrder):
         self.dataset = dataset
         self.rays_per_frame = max(1, rays_per_batch // self.frames_per_batch)
         self.detail_rays = round(self.rays_per_frame * detail_fraction)
-        pools = [_near_matte(dataset.images[row, :, :, 3], border_px) for row in dataset.train.tolist()]
-        self.pool = torch.cat(pools)  # of all frames, one after the other
-        self.pool_size = torch.tensor([len(pool) for pool in pools], device=self.pool.device)
+        rows, generator_device = dataset.train.tolist(), generator.device
+        sizes = [len(_near_matte(dataset.images[row, :, :, 3], border_px)) for row in rows]
+        # Of all frames, one after the other; found twice, because a list of them would be as large again.
+        self.pool = torch.empty(sum(sizes), dtype=torch.int32, device=generator_device)
+        for row, part in zip(rows, self.pool.split(sizes), strict=True):
+            part.copy_(_near_matte(dataset.images[row, :, :, 3], border_px))
+        self.pool_size = torch.tensor(sizes, device=generator_device)
         self.pool_start = self.pool_size.cumsum(0) - self.pool_size
         self.boxes = _detail_boxes(dataset.landmarks_px[dataset.train], dataset.camera.size_px)
         self.detail_shares = _DETAIL_SHARES.to(self.boxes.device)
