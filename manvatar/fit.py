@@ -17,6 +17,7 @@ def fit(
     face_model: str = "builtin",
     landmarks: str = "auto",
     holdout: float = 0.1,
+    holdout_kind: Literal["tail", "extreme"] = "tail",
     start: float = 0.0,
     end: float | None = None,
     size: int | None = None,
@@ -37,12 +38,14 @@ def fit(
         face_model: builtin, or the file or folder of a face model.
         landmarks: auto, face-alignment, the folder of OpenSeeFace's networks, or a file of landmarks.
         holdout: last part of the video that is only scored: below 1 a fraction, otherwise a number of frames.
+        holdout_kind: tail, or extreme: the frames in which the head is turned furthest, instead of the last ones.
         start: where in the video to begin, seconds.
         end: where to stop, seconds; default: its end.
         size: side of the square training images in pixels; default: the preset's.
         device: where to train.
         seed: of all random numbers.
-        mlp_backend: what computes the small networks; default: the preset's, which is native.
+        mlp_backend: what computes the small networks; default: the preset's; that of fast is auto, which
+            multiplies in bfloat16 where the processor has a matrix unit.
         model: manvatar is the voxel avatar; bilayer and fewshot are 2D models to compare it with.
         max_seconds: end training after so many seconds; default for a 2D model: 600.
         no_eye_channels: leave out the coefficients for lids and gaze that follow those of the face model.
@@ -50,7 +53,17 @@ def fit(
     """
     keep_freed_memory()
     reconstructor = Reconstructor(
-        preset, face_model, landmarks, holdout, size, device, seed, mlp_backend, model, not no_eye_channels
+        preset,
+        face_model,
+        landmarks,
+        holdout,
+        size,
+        device,
+        seed,
+        mlp_backend,
+        model,
+        not no_eye_channels,
+        holdout_kind,
     )
     result = reconstructor.run(video, out, start, end, max_seconds, resume)
     print(f"{out / 'avatar.mav'}: {result.report.summary() if result.report else 'nothing held out to score'}")

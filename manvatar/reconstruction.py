@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -87,6 +88,8 @@ class Reconstructor:
         model: ``manvatar``, the voxel avatar, or a 2D model to compare it with: ``bilayer`` or ``fewshot``. ``preset``
             is then ``fast`` or a TOML file of :class:`manvatar.baselines.one_video.OneVideoConfig`.
         eye_channels: lids and gaze are coefficients of their own, after those of the face model.
+        holdout_kind: ``tail``, the last part of the video, or ``extreme``, the frames in which the head is turned
+            furthest from its mean pose: what the avatar makes of poses it has not seen.
 
     Raises:
         UserError: an argument cannot be used.
@@ -104,6 +107,7 @@ class Reconstructor:
         mlp_backend: str | None = None,
         model: str = "manvatar",
         eye_channels: bool = True,
+        holdout_kind: Literal["tail", "extreme"] = "tail",
     ) -> None:
         self.model = model
         self.portrait: OneVideoConfig | None = None
@@ -116,7 +120,7 @@ class Reconstructor:
             raise UserError(f"--size {size_px} is not possible; give a multiple of 8 from 64 to 1024")
         self.face_model, self.landmarks = face_model, landmarks
         self.tracker_config = TrackerConfig(eye_channels=eye_channels)
-        self.dataset_config = DatasetConfig(size_px, holdout)
+        self.dataset_config = DatasetConfig(size_px, holdout, holdout_kind=holdout_kind)
         self.device, self.seed = pick_device(device, native=self.portrait is None), seed
         if self.preset.field.mlp_backend == "tinycudann":
             require_tinycudann(self.device)

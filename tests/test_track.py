@@ -62,7 +62,8 @@ def test_real_clip(tracked: Path) -> None:
     track = load_track(tracked / "t.safetensors")
     assert track.frame_count == 50 and track.valid.all()
     assert track.face_model.startswith("builtin") and track.focal_source == "prior"
-    assert float(track.residual_px.median()) < 1.5  # the face is 260 px high
+    # The face is 260 px high. Dense refinement moves it from the points of the detector (1.3 px) to the skin.
+    assert float(track.residual_px.median()) < 2.0
     assert track.camera.size_px == (1280, 720)
     assert track.expression_names[32:] == EYE_CHANNELS and track.face_expression.shape == (50, 32)
     assert 0.4 < float(track.cam_from_head[:, 2, 3].median()) < 2.5
