@@ -9,8 +9,6 @@ import json
 import logging
 import math
 import os
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +30,7 @@ from manvatar.face_models.arkit import track_table
 from manvatar.fields import FastFieldConfig, PaperFieldConfig, make_field
 from manvatar.files import make_folder
 from manvatar.metrics import Report, RunFacts, write_report
-from manvatar.ops import give_back_freed_memory, mlp_has_bfloat16
+from manvatar.ops import give_back_freed_memory, mlp_has_bfloat16, peak_memory_bytes
 from manvatar.ops.mlp_backends import require_tinycudann
 from manvatar.progress import advancing, frames_bar
 from manvatar.tracking import TrackerConfig, load_track, save_track, track_clip
@@ -246,7 +244,7 @@ class Reconstructor:
             facts = RunFacts(
                 track_s=prepared.seconds,
                 train_s=trainer.progress.seconds,
-                peak_memory_bytes=_peak_memory_bytes(),
+                peak_memory_bytes=peak_memory_bytes(),
                 device=self.device.type,
                 seed=self.seed,
                 preset=self.preset.name if self.portrait is None else self.model,
@@ -437,9 +435,3 @@ def _clear(work: Path) -> None:
         leftover.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # not empty
         work.rmdir()
-
-
-def _peak_memory_bytes() -> int:
-    """The most this process had in memory at once."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import resource
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from manvatar.benchmark.pipeline import measure
 from manvatar.cli import run
 from manvatar.errors import UserError
 from manvatar.files import replacing
-from manvatar.ops import keep_freed_memory
+from manvatar.ops import keep_freed_memory, peak_memory_bytes
 
 VERSION = 2
 
@@ -54,7 +52,7 @@ def benchmark(
         report["pipelines"] = {}
         for device in devices:
             rates = dataclasses.asdict(measure(preset, iterations, device))
-            rates |= {"preset": preset, "peak_memory_bytes": _peak_memory_bytes()}
+            rates |= {"preset": preset, "peak_memory_bytes": peak_memory_bytes()}
             report["pipelines"][device] = rates
             print(f"\n{device}\n" + "\n".join(_pipeline_lines(rates, before.get("pipelines", {}).get(device, {}))))
     if json_out is not None:
@@ -133,10 +131,6 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} was not written by this version's benchmark; write a new one with --json-out")
     return report
 
-
-def _peak_memory_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from manvatar.ops._library import has_cuda
 from manvatar.ops.add_outer import add_outer_, add_outer_reference_, blend
 from manvatar.ops.composite import Composite, composite, composite_reference
 from manvatar.ops.march import Marched, march, march_reference
-from manvatar.ops.memory import give_back_freed_memory, keep_freed_memory, on_large_pages
+from manvatar.ops.memory import give_back_freed_memory, keep_freed_memory, on_large_pages, peak_memory_bytes
 from manvatar.ops.mlp import embed, mlp, mlp_has_bfloat16, mlp_reference
 from manvatar.ops.rasterize import Rasterized, rasterize, rasterize_reference
 from manvatar.ops.sample_grid import sample_grid, sample_grid_reference
@@ -38,6 +38,7 @@ __all__ = [
     "mlp_has_bfloat16",
     "mlp_reference",
     "on_large_pages",
+    "peak_memory_bytes",
     "rasterize",
     "rasterize_reference",
     "sample_grid",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import resource
+import sys
 
 import torch
 from torch import Tensor
@@ -43,6 +45,12 @@ def give_back_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
     except (AttributeError, OSError):  # the C library is another one
         return
+
+
+def peak_memory_bytes() -> int:
+    """The most this process had in the machine's memory at once, a GPU's memory aside."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def on_large_pages(tensor: Tensor) -> Tensor:
