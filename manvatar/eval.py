@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from manvatar.avatars import Avatar, dataset_renderer, file_sha256
+from manvatar.baselines.one_video import load_avatar
 from manvatar.cli import Output, Positional, run
 from manvatar.dataset import DatasetConfig, build_dataset
 from manvatar.errors import UserError
@@ -63,7 +64,7 @@ def evaluate(
     """
     begin = time.perf_counter()
     keep_freed_memory()
-    loaded = Avatar.load(avatar, device)
+    loaded = load_avatar(avatar, device)
     lpips = _distances(lpips_alex, lpips_vgg)
     clip = open_clip(video, start, end)
     own = loaded.header.provenance.get("video_sha256") == file_sha256(video)

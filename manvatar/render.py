@@ -8,7 +8,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from manvatar.avatars import Avatar
+from manvatar.baselines.one_video import load_avatar
 from manvatar.cli import Output, Positional, run
 from manvatar.driving import (
     Coefficients,
@@ -33,6 +33,7 @@ def render(
     coefficients: Path,
     out: Output,
     poses: Path | None = None,
+    relative: bool = False,
     size: int | None = None,
     frame_rate: float | None = None,
     background: str = "white",
@@ -51,6 +52,8 @@ def render(
         out: a video (.mp4, .mov, .mkv), a .png for a single frame, or a folder for PNG images.
         poses: head poses (.npz, .csv, .json): "cam_from_head" (frames, 4, 4), or "rotation_vector" with or without
             "translation_m", or "yaw_rad", "pitch_rad", "roll_rad"; or a track. Without it the head keeps its mean pose.
+        relative: the first frame of the coefficients is the driver's neutral face: only the changes from it count. For
+            drivers who are not the person of the avatar.
         size: side of the images in pixels; without it the size of the training images.
         frame_rate: frames per second. Coefficients that state their own rate are resampled to it; without it their own
             rate, or 25.
@@ -65,10 +68,12 @@ def render(
         raise UserError(f"--frame-rate {frame_rate:g} is out of range; give frames per second, at most 1000")
     color = parse_background(background)
     keep_freed_memory()
-    loaded = Avatar.load(avatar, device)
+    loaded = load_avatar(avatar, device)
     driven = read_coefficients(coefficients, loaded.expression_names, loaded.arkit)
     posed = None if poses is None else read_poses(poses, loaded.head_pose)
     expression, cam_from_head, rate_hz = _together(driven, posed, loaded.head_pose, frame_rate)
+    if relative:
+        expression = loaded.neutral + expression - expression[:1]
     lower, upper = loaded.expression_range
     expression, given = limited(expression, lower, upper, margin), expression
     output_kind(out, len(expression), color is None)  # a wrong name is told before any work is done

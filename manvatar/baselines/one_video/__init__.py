@@ -8,6 +8,7 @@ from manvatar.baselines.one_video.avatar import PortraitAvatar
 from manvatar.baselines.one_video.checkpoint import restore_checkpoint, save_checkpoint
 from manvatar.baselines.one_video.config import MODELS, NetworkConfig, OneVideoConfig, load_config
 from manvatar.baselines.one_video.fitting import PortraitPreview, make_portrait, train_portrait
+from manvatar.baselines.one_video.loading import load_avatar
 from manvatar.baselines.one_video.rig import LandmarkRig
 from manvatar.baselines.one_video.trainer import PortraitTrainer, Progress
 
@@ -20,6 +21,7 @@ __all__ = [
     "PortraitPreview",
     "PortraitTrainer",
     "Progress",
+    "load_avatar",
     "load_config",
     "make_portrait",
     "restore_checkpoint",

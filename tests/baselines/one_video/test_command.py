@@ -1,4 +1,4 @@
-"""The command that drives a 2D avatar."""
+"""A 2D avatar is rendered by the command that renders all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from baselines.one_video.small import small_dataset
 from baselines.one_video.test_avatar import avatar_of
 
-from manvatar.baselines.one_video.__main__ import main
+from manvatar.render import main
 from manvatar.video import frames, open_clip
 
 
