@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -121,16 +122,8 @@ def _aligned(width: int) -> int:
     return -(-width // _ALIGNMENT) * _ALIGNMENT
 
 
-def mlp_bfloat16(
-    inputs: Float[Tensor, "samples in"],
-    frame: Int64[Tensor, "samples"],
-    hidden_weight: Float[Tensor, "hidden terms"],
-    hidden_bias: Float[Tensor, "frames hidden"],
-    out_weight: Float[Tensor, "out hidden"],
-    out_bias: Float[Tensor, "out"],
-    octaves: int = 0,
-) -> Float[Tensor, "samples out"]:
-    """:func:`manvatar.ops.mlp` with products of bfloat16.
+def mlp_bfloat16(inputs: Float[Tensor, "samples in"], *rest: Any) -> Float[Tensor, "samples out"]:
+    """:func:`manvatar.ops.mlp`, arguments and all, with products of bfloat16.
 
     Raises:
         UserError: the device of ``inputs`` has no matrix unit that we use.
@@ -139,21 +132,15 @@ def mlp_bfloat16(
         raise UserError(
             "the MLP backend native-bf16 needs a processor with AMX (Intel Xeon of 2023 or newer) and Linux; use auto"
         )
-    return mlp(inputs, frame, hidden_weight, hidden_bias, out_weight, out_bias, octaves, True)
+    return mlp(inputs, *rest, bfloat16=True)
 
 
 def mlp_auto(
-    inputs: Float[Tensor, "samples in"],
-    frame: Int64[Tensor, "samples"],
-    hidden_weight: Float[Tensor, "hidden terms"],
-    hidden_bias: Float[Tensor, "frames hidden"],
-    out_weight: Float[Tensor, "out hidden"],
-    out_bias: Float[Tensor, "out"],
-    octaves: int = 0,
+    inputs: Float[Tensor, "samples in"], frame: Int64[Tensor, "samples"], hidden_weight: Tensor, *rest: Any
 ) -> Float[Tensor, "samples out"]:
     """``native-bf16`` where it can be had and the network is made for it, ``native`` elsewhere."""
-    fits = inputs.dtype == torch.float32 and len(out_weight.T) % 32 == 0 and mlp_has_bfloat16(inputs.device)
-    return mlp(inputs, frame, hidden_weight, hidden_bias, out_weight, out_bias, octaves, fits)
+    fits = inputs.dtype == torch.float32 and len(hidden_weight) % 32 == 0 and mlp_has_bfloat16(inputs.device)
+    return mlp(inputs, frame, hidden_weight, *rest, bfloat16=fits)
 
 
 MLP_BACKENDS: dict[str, Callable[..., Tensor]] = {
