@@ -6,6 +6,7 @@ FOLDER is a checkout of github.com/YuelangX/AvatarMAV, kept outside this reposit
 DATASET is the folder of a dataset in their layout: ``python -m manvatar.export video.mp4 --what dataset`` writes one.
 An iteration is theirs in full: 4096 rays of a 256 px image with 64 samples each, forward, backward, Adam; ours the same
 with the preset ``paper``, and with ``paper_skipping`` after it has been trained for --iterations. A frame is 256 x 256.
+Both sides run with what our commands ask of glibc, to keep freed memory, unless --as-released is given.
 """
 
 from __future__ import annotations
@@ -96,10 +97,12 @@ def main() -> int:
     parser.add_argument("--iterations", type=int, default=300)
     parser.add_argument("--avatar", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--as-released", action="store_true", help="glibc keeps no freed memory, on either side")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    keep_freed_memory()
+    if not arguments.as_released:
+        keep_freed_memory()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     parity_tool.use(arguments.folder)
