@@ -34,11 +34,11 @@ STABLE_TORCH_LIBRARY(manvatar, library) {
   // Two-layer MLP whose hidden bias is chosen by frame, of inputs and their sines and cosines -> (samples, outputs).
   library.def(
       "mlp(Tensor inputs, Tensor frame, Tensor hidden_weight, Tensor hidden_bias, Tensor out_weight, Tensor out_bias,"
-      " int octaves=0, bool bfloat16=False) -> Tensor");
+      " int octaves=0, int bfloat16_parts=0) -> Tensor");
   // -> gradients of (inputs, hidden_weight, hidden_bias, out_weight, out_bias).
   library.def(
       "mlp_backward(Tensor grad, Tensor inputs, Tensor frame, Tensor hidden_weight, Tensor hidden_bias, Tensor out_weight,"
-      " int octaves=0, bool bfloat16=False) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+      " int octaves=0, int bfloat16_parts=0) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   // Whether mlp can multiply in bfloat16 on the device of a tensor.
   library.def("mlp_has_bfloat16(Tensor on) -> bool");
   // One step of Adam in place; `grad` is zero afterwards.

@@ -23,7 +23,8 @@ def fit(
     size: int | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     seed: int = 0,
-    mlp_backend: Literal["auto", "native", "native-bf16", "torch", "tinycudann"] | None = None,
+    mlp_backend: Literal["auto", "native", "native-bf16", "native-bf16x2", "native-bf16x3", "torch", "tinycudann"]
+    | None = None,
     model: Literal["manvatar", "bilayer", "fewshot"] = "manvatar",
     max_seconds: float | None = None,
     no_eye_channels: bool = False,

@@ -81,8 +81,9 @@ class Reconstructor:
             Tracking and mattes run on the CPU.
         seed: of all random numbers; on the CPU the same seed on the same machine gives the same avatar, on a GPU
             nearly so.
-        mlp_backend: what computes the small networks: ``auto``, ``native``, ``native-bf16``, ``torch`` or
-            ``tinycudann``; None = what the preset says. An avatar file is the same for all.
+        mlp_backend: what computes the small networks: one of
+            :data:`manvatar.ops.mlp_backends.MLP_BACKENDS`; None = what the preset says. An avatar file is
+            the same for all.
         model: ``manvatar``, the voxel avatar, or a 2D model to compare it with: ``bilayer`` or ``fewshot``. ``preset``
             is then ``fast`` or a TOML file of :class:`manvatar.baselines.one_video.OneVideoConfig`.
         eye_channels: lids and gaze are coefficients of their own, after those of the face model.
@@ -122,8 +123,9 @@ class Reconstructor:
         self.device, self.seed = pick_device(device, native=self.portrait is None), seed
         if self.preset.field.mlp_backend == "tinycudann":
             require_tinycudann(self.device)
-        if self.preset.field.mlp_backend == "native-bf16" and not mlp_has_bfloat16(self.device):
-            raise UserError("--mlp-backend native-bf16 needs a processor with AMX, and --device cpu; use auto")
+        name = self.preset.field.mlp_backend
+        if name.startswith("native-bf16") and not mlp_has_bfloat16(self.device):
+            raise UserError(f"--mlp-backend {name} needs a processor with AMX, and --device cpu; use auto")
 
     def fit(
         self,

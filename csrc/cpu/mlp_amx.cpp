@@ -1,4 +1,4 @@
-// The products of mlp on the matrix unit (AMX): 16 x 32 by 32 x 16 elements in 16 cycles, eight times what vectors do.
+// The products of mlp on the matrix unit (AMX): 16 x 32 by 32 x 16 elements in 16 cycles, 16 times what vectors do.
 //
 // A tile of the left factor is 16 rows of 32 bfloat16; one of the right factor holds pairs of rows, element (k, n) at
 // [k / 2][n][k % 2]; sums are 16 x 16 float32. Two by two tiles of sums are held at a time, so that each tile of a factor
@@ -14,16 +14,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define MANVATAR_AMX __attribute__((target("arch=x86-64-v4,amx-tile,amx-bf16,avx512bf16")))
+// Not an attribute: that of a template would be lost where it is instantiated.
+#pragma GCC target("arch=x86-64-v4,amx-tile,amx-bf16,avx512bf16")
 
 namespace manvatar {
-
-struct Amx::Scratch {
-  alignas(64) uint16_t left[kBlock * kMaxInputs];        // x, rows of `width`; or to_hidden, rows of `hidden`
-  alignas(64) uint16_t pairs[kBlock * kMaxInputs];       // x or to_hidden, in pairs of samples
-  alignas(64) uint16_t transposed[kBlock * kMaxInputs];  // x, a row for each column
-};
-
 namespace {
 
 constexpr int64_t kTile = 16;
@@ -39,7 +33,7 @@ bool ask_for_amx() {
 }
 
 // Every tile with 16 rows of 64 bytes, of this thread.
-MANVATAR_AMX inline void configure() {
+MANVATAR_INLINE void configure() {
   alignas(64) uint8_t settings[64] = {};
   settings[0] = 1;  // palette
   for (int tile = 0; tile < 8; ++tile) {
@@ -49,15 +43,31 @@ MANVATAR_AMX inline void configure() {
   _tile_loadconfig(settings);
 }
 
-// c (m, n) = or += a (m, k) b (k, n); all are multiples of 32, strides are of elements.
-template <bool add>
-MANVATAR_AMX inline __attribute__((always_inline)) void multiply(
-    const uint16_t* a, int64_t a_row, const uint16_t* b, int64_t b_columns, float* c, int64_t c_row, int64_t m, int64_t n,
+// Adds to the four tiles of sums one part of the left factor times the first `count` parts of the right one.
+MANVATAR_INLINE void add_products(
+    const uint16_t* left, int64_t left_row, const uint16_t* right, int64_t right_row, int64_t right_part, int count) {
+  _tile_loadd(4, left, left_row * 2);
+  _tile_loadd(5, left + kTile * left_row, left_row * 2);
+  for (int p = 0; p < count; ++p) {
+    const uint16_t* at = right + p * right_part;
+    _tile_loadd(6, at, right_row * 4);
+    _tile_loadd(7, at + 2 * kTile, right_row * 4);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+}
+
+// c (m, n) = or += a (m, k) b (k, n); all are multiples of 32. Lengths of rows are of elements; one of b holds 2 for each.
+template <bool add, int parts>
+MANVATAR_INLINE void multiply(
+    const Halves& a, int64_t a_row, const Halves& b, int64_t b_row, float* c, int64_t c_row, int64_t m, int64_t n,
     int64_t k) {
-  for (int64_t j = 0; j < n; j += 2 * kTile) {
-    for (int64_t i = 0; i < m; i += 2 * kTile) {
+  const int64_t c_bytes = c_row * sizeof(float);
+  for (int64_t i = 0; i < m; i += 2 * kTile) {
+    for (int64_t j = 0; j < n; j += 2 * kTile) {
       float* at = c + i * c_row + j;
-      const int64_t c_bytes = c_row * sizeof(float);
       if constexpr (add) {
         _tile_loadd(0, at, c_bytes);
         _tile_loadd(1, at + kTile, c_bytes);
@@ -70,15 +80,9 @@ MANVATAR_AMX inline __attribute__((always_inline)) void multiply(
         _tile_zero(3);
       }
       for (int64_t p = 0; p < k; p += 2 * kTile) {
-        const uint16_t *left = a + i * a_row + p, *right = b + p * b_columns + 2 * j;
-        _tile_loadd(4, left, a_row * 2);
-        _tile_loadd(6, right, b_columns * 4);
-        _tile_loadd(7, right + 2 * kTile, b_columns * 4);
-        _tile_loadd(5, left + kTile * a_row, a_row * 2);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
+#pragma GCC unroll 3
+        for (int part = 0; part < parts; ++part)
+          add_products(a.part(part) + i * a_row + p, a_row, b.part(0) + p * b_row + 2 * j, b_row, b.size, parts - part);
       }
       _tile_stored(0, at, c_bytes);
       _tile_stored(1, at + kTile, c_bytes);
@@ -88,39 +92,72 @@ MANVATAR_AMX inline __attribute__((always_inline)) void multiply(
   }
 }
 
-MANVATAR_AMX inline __m512i halves(const float* low, const float* high) {
-  return (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(high), _mm512_loadu_ps(low));
+MANVATAR_INLINE __m512 low_halves(__m512i pairs) { return _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)); }
+MANVATAR_INLINE __m512 high_halves(__m512i pairs) {
+  return _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(0xffff0000)));
 }
 
-// Rows of `width` (a multiple of 32) to bfloat16; columns from `used` on become 0.
-MANVATAR_AMX inline void round_rows(const float* x, int64_t rows, int64_t width, int64_t used, uint16_t* out) {
-  for (int64_t s = 0; s < rows; ++s) {
-    for (int64_t k = 0; k < width; k += 32) {
-      const int64_t left = std::min<int64_t>(32, std::max<int64_t>(0, used - k));
-      const __mmask32 kept = left == 32 ? 0xffffffffu : (1u << left) - 1;
-      _mm512_storeu_si512(out + s * width + k, _mm512_maskz_mov_epi16(kept, halves(x + s * width + k, x + s * width + k + 16)));
+// Two vectors as pairs of their elements, rounded; what is left of them takes their place.
+template <bool more>
+MANVATAR_INLINE __m512i take_pairs(__m512& first, __m512& second, __m512i interleaved) {
+  const __m512i pairs = _mm512_permutexvar_epi16(interleaved, (__m512i)_mm512_cvtne2ps_pbh(second, first));
+  if constexpr (more) {
+    first = _mm512_sub_ps(first, low_halves(pairs));
+    second = _mm512_sub_ps(second, high_halves(pairs));
+  }
+  return pairs;
+}
+
+// Two vectors one after the other, rounded; what is left of them takes their place.
+template <bool more>
+MANVATAR_INLINE __m512i take_row(__m512& first, __m512& second) {
+  const __m512i row = (__m512i)_mm512_cvtne2ps_pbh(second, first);
+  if constexpr (more) {
+    first = _mm512_sub_ps(first, low_halves(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(row))));
+    second = _mm512_sub_ps(second, low_halves(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(row, 1))));
+  }
+  return row;
+}
+
+// Elements 0, 16, 1, 17, ...
+MANVATAR_INLINE __m512i interleaving() {
+  alignas(64) uint16_t order[32];
+  for (uint16_t i = 0; i < 32; ++i) order[i] = i / 2 + (i % 2) * 16;
+  return _mm512_load_si512(order);
+}
+
+// Rows of kBlockRow in pairs: (rows / 2, kBlockRow, 2), and not in pairs.
+template <int parts, bool in_rows>
+MANVATAR_INLINE void cut(const float* x, int64_t rows, int64_t columns, Halves& pairs, Halves& plain) {
+  const __m512i interleaved = interleaving();
+  for (int64_t k = 0; k < rows; k += 2) {
+    for (int64_t s = 0; s < columns; s += 32) {
+      const float *upper = x + k * kBlockRow + s, *lower = upper + kBlockRow;
+      __m512 a = _mm512_loadu_ps(upper), b = _mm512_loadu_ps(upper + 16);
+      __m512 c = _mm512_loadu_ps(lower), d = _mm512_loadu_ps(lower + 16);
+      if constexpr (in_rows) {
+        __m512 a2 = a, b2 = b, c2 = c, d2 = d;
+#pragma GCC unroll 3
+        for (int p = 0; p < parts; ++p) {
+          _mm512_storeu_si512(plain.part(p) + k * kBlockRow + s, take_row<(parts > 1)>(a2, b2));
+          _mm512_storeu_si512(plain.part(p) + (k + 1) * kBlockRow + s, take_row<(parts > 1)>(c2, d2));
+        }
+      }
+#pragma GCC unroll 3
+      for (int p = 0; p < parts; ++p) {
+        uint16_t* to = pairs.part(p) + k * kBlockRow + 2 * s;
+        _mm512_storeu_si512(to, take_pairs<(parts > 1)>(a, c, interleaved));
+        _mm512_storeu_si512(to + 32, take_pairs<(parts > 1)>(b, d, interleaved));
+      }
     }
   }
 }
 
-// Rows of bfloat16 in pairs: (rows / 2, width, 2).
-MANVATAR_AMX inline void pair_rows(const uint16_t* x, int64_t rows, int64_t width, uint16_t* out) {
-  for (int64_t s = 0; s < rows; s += 2) {
-    for (int64_t k = 0; k < width; k += 16) {
-      const __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(x + s * width + k)));
-      const __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(x + (s + 1) * width + k)));
-      _mm512_storeu_si512(out + s * width + 2 * k, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
-    }
-  }
-}
-
-// (rows, columns) of 32-bit elements to (columns, rows), both multiples of 16.
-MANVATAR_AMX inline void transpose(const uint32_t* x, int64_t rows, int64_t columns, uint32_t* out) {
-  const __m512i spread = _mm512_mullo_epi32(
-      _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), _mm512_set1_epi32((int)columns));
-  for (int64_t c = 0; c < columns; ++c)
-    for (int64_t r = 0; r < rows; r += 16)
-      _mm512_storeu_si512(out + c * rows + r, _mm512_i32gather_epi32(spread, x + r * columns + c, 4));
+float value_of(uint16_t half) {
+  const uint32_t bits = static_cast<uint32_t>(half) << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
 }
 
 uint16_t rounded(float value) {
@@ -137,56 +174,59 @@ bool amx_is_there() {
   return there;
 }
 
-Amx::Amx(const Network<float>& net) : by_input(net.width * net.hidden), by_hidden(net.hidden * net.width) {
+template <int parts>
+Amx<parts>::Amx(const Network<float>& net)
+    : weight(parts, net.hidden * net.width), transposed(parts, net.width * net.hidden) {
   for (int64_t h = 0; h < net.hidden; ++h) {
     for (int64_t k = 0; k < net.in; ++k) {
-      const uint16_t weight = rounded(net.hidden_weight[h * net.in + k]);
-      by_input[k / 2 * 2 * net.hidden + 2 * h + k % 2] = weight;
-      by_hidden[h / 2 * 2 * net.width + 2 * k + h % 2] = weight;
+      float left = net.hidden_weight[h * net.in + k];
+      for (int p = 0; p < parts; ++p) {
+        const uint16_t half = rounded(left);
+        weight.part(p)[h * net.width + k] = transposed.part(p)[k * net.hidden + h] = half;
+        left -= value_of(half);
+      }
     }
   }
 }
 
-MANVATAR_AMX void Amx::hidden(
-    const Network<float>& net, int64_t rows, const float* x, const float* bias, float* a, Scratch& scratch) const {
-  round_rows(x, rows, net.width, net.in, scratch.left);
-  multiply<false>(
-      scratch.left, net.width, by_input.data(), net.hidden, a, net.hidden, rows, net.hidden, net.width);
-  for (int64_t s = 0; s < rows; ++s) {
-    for (int64_t h = 0; h < net.hidden; h += 16) {
-      Vector<float>& at = lanes(a + s * net.hidden + h);
-      const Vector<float> zero = {}, sum = at + lanes(bias + h);
-      at = sum > zero ? sum : sum * float(kLeakySlope);
-    }
-  }
+template <int parts>
+template <bool backward>
+void Amx<parts>::hidden(const Network<float>& net, int64_t columns, Block<float, Amx>& block) const {
+  Scratch& scratch = block.scratch;
+  cut<parts, backward>(block.x.data(), net.width, columns, scratch.pairs, scratch.rows);
+  multiply<false, parts>(
+      weight, net.width, scratch.pairs, kBlockRow, block.a.data(), kBlockRow, net.hidden, columns, net.width);
 }
 
-MANVATAR_AMX void Amx::backward(
-    const Network<float>& net, int64_t rows, const float*, const float* to_hidden, float* to_weight, float* to_x,
-    Scratch& scratch) const {
-  // `left` still holds x from the hidden layer.
-  pair_rows(scratch.left, rows, net.width, scratch.pairs);
-  transpose(
-      reinterpret_cast<const uint32_t*>(scratch.pairs), rows / 2, net.width,
-      reinterpret_cast<uint32_t*>(scratch.transposed));
-  round_rows(to_hidden, rows, net.hidden, net.hidden, scratch.left);
-  pair_rows(scratch.left, rows, net.hidden, scratch.pairs);
-  multiply<true>(
-      scratch.transposed, rows, scratch.pairs, net.hidden, to_weight, net.hidden, net.width, net.hidden, rows);
-  multiply<false>(scratch.left, net.hidden, by_hidden.data(), net.width, to_x, net.width, rows, net.width, net.hidden);
+template <int parts>
+void Amx<parts>::backward(
+    const Network<float>& net, int64_t columns, Block<float, Amx>& block, float* to_weight) const {
+  Scratch& scratch = block.scratch;
+  for (int p = 0; p < parts; ++p)  // of the rows of x that `hidden` left, pairs of samples by input
+    transpose(
+        reinterpret_cast<const float*>(scratch.rows.part(p)), kBlockRow / 2, net.width, columns / 2,
+        reinterpret_cast<float*>(scratch.by_sample.part(p)), net.width);
+  cut<parts, true>(block.a.data(), net.hidden, columns, scratch.pairs, scratch.rows);
+  multiply<true, parts>(
+      scratch.rows, kBlockRow, scratch.by_sample, net.width, to_weight, net.width, net.hidden, net.width, columns);
+  multiply<false, parts>(
+      transposed, net.hidden, scratch.pairs, kBlockRow, block.to_x.data(), kBlockRow, net.width, columns, net.hidden);
 }
 
-MANVATAR_AMX void run_forward(const Network<float>& net, const Amx& matrices, int64_t begin, int64_t end, float* out) {
+template <int parts>
+void run_forward(
+    const Network<float>& net, const Amx<parts>& matrices, int64_t begin, int64_t end, float* out) {
   configure();
   forward(net, matrices, begin, end, out);
   _tile_release();
 }
 
-MANVATAR_AMX void run_backward(
-    const Network<float>& net, const Amx& matrices, int64_t begin, int64_t end, const float* grad, float* grad_inputs,
-    Sums<float>& sums) {
+template <int parts>
+void run_backward(
+    const Network<float>& net, const Amx<parts>& matrices, int64_t begin, int64_t end, const float* grad,
+    float* grad_inputs, Sums<float>& sums) {
   configure();
-  backward_by_outputs(net, matrices, begin, end, grad, grad_inputs, sums);
+  backward(net, matrices, begin, end, grad, grad_inputs, sums);
   _tile_release();
 }
 
@@ -196,16 +236,31 @@ MANVATAR_AMX void run_backward(
 
 namespace manvatar {
 
-struct Amx::Scratch {};
-
 bool amx_is_there() { return false; }
 
-Amx::Amx(const Network<float>&) : by_input(0), by_hidden(0) {}
+template <int parts>
+Amx<parts>::Amx(const Network<float>&) : weight(0, 0), transposed(0, 0) {}
 
-void run_forward(const Network<float>&, const Amx&, int64_t, int64_t, float*) {}
+template <int parts>
+void run_forward(const Network<float>&, const Amx<parts>&, int64_t, int64_t, float*) {}
 
-void run_backward(const Network<float>&, const Amx&, int64_t, int64_t, const float*, float*, Sums<float>&) {}
+template <int parts>
+void run_backward(const Network<float>&, const Amx<parts>&, int64_t, int64_t, const float*, float*, Sums<float>&) {}
 
 }  // namespace manvatar
 
 #endif
+
+namespace manvatar {
+
+#define MANVATAR_PARTS(parts)                                                                                     \
+  template struct Amx<parts>;                                                                                     \
+  template void run_forward(const Network<float>&, const Amx<parts>&, int64_t, int64_t, float*);                  \
+  template void run_backward(                                                                                     \
+      const Network<float>&, const Amx<parts>&, int64_t, int64_t, const float*, float*, Sums<float>&);
+
+MANVATAR_PARTS(1)
+MANVATAR_PARTS(2)
+MANVATAR_PARTS(3)
+
+}  // namespace manvatar

@@ -221,8 +221,8 @@ int block_count(const char* op, int64_t samples) {
 
 Tensor mlp(
     Tensor inputs, Tensor frame, Tensor hidden_weight, Tensor hidden_bias, Tensor out_weight, Tensor out_bias,
-    int64_t octaves, bool bfloat16) {
-  if (bfloat16) fail("mlp", "(): bfloat16 products are not there on CUDA; use float32");
+    int64_t octaves, int64_t bfloat16_parts) {
+  if (bfloat16_parts != 0) fail("mlp", "(): bfloat16 products are not there on CUDA; use float32");
   const char* op = "mlp";
   const MlpInputs in = check_mlp(op, inputs, frame, hidden_weight, hidden_bias, out_weight, octaves);
   check_like(op, "out_bias", out_bias, "inputs", inputs);
@@ -243,8 +243,8 @@ Tensor mlp(
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mlp_backward(
     Tensor grad, Tensor inputs, Tensor frame, Tensor hidden_weight, Tensor hidden_bias, Tensor out_weight,
-    int64_t octaves, bool bfloat16) {
-  if (bfloat16) fail("mlp", "(): bfloat16 products are not there on CUDA; use float32");
+    int64_t octaves, int64_t bfloat16_parts) {
+  if (bfloat16_parts != 0) fail("mlp", "(): bfloat16 products are not there on CUDA; use float32");
   const char* op = "mlp_backward";
   const MlpInputs in = check_mlp(op, inputs, frame, hidden_weight, hidden_bias, out_weight, octaves);
   check_like(op, "grad", grad, "inputs", inputs);

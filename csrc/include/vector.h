@@ -60,6 +60,36 @@ MANVATAR_INLINE double sum(const Vector<double>& v) {
   return (a[0] + a[1]) + (a[2] + a[3]);
 }
 
+// Transposes as many vectors as one has elements, in place: blocks of half the size change places, then within them.
+template <int half, class T, size_t... i>
+MANVATAR_INLINE void exchange_blocks(Vector<T>& a, Vector<T>& b, std::index_sequence<i...>) {
+  constexpr int size = VectorOf<T>::size;
+  const Vector<T> first = __builtin_shufflevector(a, b, (int(i) & half ? size + int(i) - half : int(i))...);
+  b = __builtin_shufflevector(a, b, (int(i) & half ? size + int(i) : int(i) + half)...);
+  a = first;
+}
+template <class T, int half = VectorOf<T>::size / 2>
+MANVATAR_INLINE void transpose_square(Vector<T>* rows) {
+  constexpr int size = VectorOf<T>::size;
+  for (int i = 0; i < size; ++i)
+    if ((i & half) == 0) exchange_blocks<half, T>(rows[i], rows[i + half], std::make_index_sequence<size>());
+  if constexpr (half > 1) transpose_square<T, half / 2>(rows);
+}
+
+// out (columns, rows) = x (rows, columns), both in whole squares; strides are of elements.
+template <class T>
+MANVATAR_INLINE void transpose(const T* x, int64_t x_row, int64_t rows, int64_t columns, T* out, int64_t out_row) {
+  constexpr int64_t size = VectorOf<T>::size;
+  for (int64_t r = 0; r < rows; r += size) {
+    for (int64_t c = 0; c < columns; c += size) {
+      Vector<T> square[size];
+      for (int64_t i = 0; i < size; ++i) square[i] = lanes(x + (r + i) * x_row + c);
+      transpose_square<T>(square);
+      for (int64_t i = 0; i < size; ++i) lanes(out + (c + i) * out_row + r) = square[i];
+    }
+  }
+}
+
 // Sine and cosine by the C library, one after the other.
 template <class T>
 MANVATAR_INLINE void exact_sine_and_cosine(const Vector<T>& x, Vector<T>& sine, Vector<T>& cosine) {
@@ -69,14 +99,19 @@ MANVATAR_INLINE void exact_sine_and_cosine(const Vector<T>& x, Vector<T>& sine, 
   }
 }
 
-// Whether all of x lie in (-kSineLimit, kSineLimit); not so where one is not a number. Double has no short way.
+// Whether all of x[0..n) times `factor` lie in (-kSineLimit, kSineLimit), n being whole vectors; not so where one is not a
+// number. Double has no short way.
 constexpr float kSineLimit = 8000.0f;
 
-MANVATAR_INLINE bool fit_for_sine(const Vector<double>&) { return false; }
+MANVATAR_INLINE bool fit_for_sine(const double*, int64_t, double) { return false; }
 
-MANVATAR_INLINE bool fit_for_sine(const Vector<float>& x) {
+MANVATAR_INLINE bool fit_for_sine(const float* x, int64_t n, float factor) {
   typedef int32_t Integers __attribute__((vector_size(64), aligned(4)));
-  const Integers fits = (x < kSineLimit) & (x > -kSineLimit);
+  Integers fits = ~Integers{};
+  for (int64_t i = 0; i < n; i += 16) {
+    const Vector<float> scaled = lanes(x + i) * factor;
+    fits &= (scaled < kSineLimit) & (scaled > -kSineLimit);
+  }
   Integers all = fits & __builtin_shufflevector(fits, fits, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
   all &= __builtin_shufflevector(all, all, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
   return (all[0] & all[1] & all[2] & all[3]) != 0;

@@ -27,7 +27,7 @@ def mlp(
     out_weight: Float[Tensor, "out hidden"],
     out_bias: Float[Tensor, "out"],
     octaves: int = 0,
-    bfloat16: bool = False,
+    bfloat16_parts: int = 0,
 ) -> Float[Tensor, "samples out"]:
     """Two layers, fused: the hidden layer is never stored, and is computed again for the gradient.
 
@@ -38,9 +38,11 @@ def mlp(
             embedded inputs, at most 256.
         out_weight: at most 16 outputs.
         octaves: of :func:`embed`, 0 to 16.
-        bfloat16: factors of the hidden layer's products, forward and backward, are rounded to bfloat16 (8 bits) and
-            their products summed in float32. Only where :func:`mlp_has_bfloat16`, for float32 and multiples of 32
-            hidden units.
+        bfloat16_parts: 0 = products in the dtype of the inputs. 1 = factors of the hidden layer's products, forward and
+            backward, are rounded to bfloat16 (8 bits) and their products summed in float32. 2 or 3 = a factor is cut into
+            so many bfloat16 numbers that add up to it, to 16 bits or all 24, and 3 or 6 products of them summed (Henry,
+            Tang and Heinecke 2019, arXiv 1904.06376): 3 is as exact as float32. Only where :func:`mlp_has_bfloat16`,
+            for float32 and multiples of 32 hidden units.
 
     Differentiable in all arguments but ``frame``, once; deterministic for a fixed number of threads.
 
@@ -49,7 +51,9 @@ def mlp(
         UserError: the native library is not built.
     """
     require("mlp", _BUILT, inputs)
-    return torch.ops.manvatar.mlp(inputs, frame, hidden_weight, hidden_bias, out_weight, out_bias, octaves, bfloat16)
+    return torch.ops.manvatar.mlp(
+        inputs, frame, hidden_weight, hidden_bias, out_weight, out_bias, octaves, bfloat16_parts
+    )
 
 
 def mlp_has_bfloat16(device: torch.device | str = "cpu") -> bool:
@@ -67,15 +71,16 @@ def mlp_reference(
     out_weight: Float[Tensor, "out hidden"],
     out_bias: Float[Tensor, "out"],
     octaves: int = 0,
-    bfloat16: bool = False,
+    bfloat16_parts: int = 0,
 ) -> Float[Tensor, "samples out"]:
     """:func:`mlp` in plain PyTorch: any float dtype and device, any number of derivatives.
 
-    With ``bfloat16`` the forward factors are rounded, and gradients are exact (those of :func:`mlp` are not).
+    With ``bfloat16_parts`` the forward factors are rounded to what their parts hold, and gradients are exact (those of
+    :func:`mlp` are not).
     """
     seen = embed(inputs, octaves)
-    if bfloat16:
-        seen, hidden_weight = _Rounded.apply(seen), _Rounded.apply(hidden_weight)
+    if bfloat16_parts:
+        seen, hidden_weight = (_Rounded.apply(values, bfloat16_parts) for values in (seen, hidden_weight))
     hidden = functional.leaky_relu(seen @ hidden_weight.T + hidden_bias[frame], 0.01)
     return hidden @ out_weight.T + out_bias
 
@@ -90,15 +95,18 @@ def embed(values: Float[Tensor, "samples channels"], octaves: int) -> Float[Tens
 
 
 class _Rounded(torch.autograd.Function):
-    """Rounding to bfloat16 that gradients pass as if it were not there."""
+    """Rounding to a sum of bfloat16 that gradients pass as if it were not there."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, values: Tensor) -> Tensor:
-        return values.bfloat16().to(values.dtype)
+    def forward(ctx: torch.autograd.function.FunctionCtx, values: Tensor, parts: int) -> Tensor:
+        total = torch.zeros_like(values)
+        for _ in range(parts):
+            total = total + (values - total).bfloat16().to(values.dtype)
+        return total
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
-        return grad
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
 
 
 def _fake(
@@ -109,7 +117,7 @@ def _fake(
     out_weight: Tensor,
     out_bias: Tensor,
     octaves: int = 0,
-    bfloat16: bool = False,
+    bfloat16_parts: int = 0,
 ) -> Tensor:
     return inputs.new_empty(inputs.shape[0], out_weight.shape[0])
 
@@ -122,7 +130,7 @@ def _fake_backward(
     hidden_bias: Tensor,
     out_weight: Tensor,
     octaves: int = 0,
-    bfloat16: bool = False,
+    bfloat16_parts: int = 0,
 ) -> tuple[Tensor, ...]:
     shapes = (inputs.shape, hidden_weight.shape, hidden_bias.shape, out_weight.shape, (out_weight.shape[0],))
     return tuple(inputs.new_empty(shape) for shape in shapes)

@@ -1,7 +1,8 @@
 """What computes :func:`manvatar.ops.mlp`, chosen by name.
 
-``native``, ``native-bf16`` (the same with bfloat16 products, on processors with a matrix unit), ``auto`` (that where
-it can be had, ``native`` elsewhere), ``torch`` or ``tinycudann``. All take the same arguments, so parameters are stored
+``native``; ``native-bf16``, ``native-bf16x2`` and ``native-bf16x3`` (the same with products of bfloat16 on processors
+with a matrix unit, each factor cut into 1, 2 or 3 of them: 8, 16 or all 24 bits); ``auto`` (``native-bf16`` where it
+can be had, ``native`` elsewhere); ``torch`` or ``tinycudann``. All take the same arguments, so parameters are stored
 in one layout whatever computes with them. ``torch`` is :func:`manvatar.ops.mlp_reference`. ``tinycudann`` is
 tiny-cuda-nn (T. Mueller, "Real-time neural radiance caching for path tracing", SIGGRAPH 2021), which is told apart from
 the others by
@@ -15,7 +16,7 @@ the others by
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -122,17 +123,19 @@ def _aligned(width: int) -> int:
     return -(-width // _ALIGNMENT) * _ALIGNMENT
 
 
-def mlp_bfloat16(inputs: Float[Tensor, "samples in"], *rest: Any) -> Float[Tensor, "samples out"]:
-    """:func:`manvatar.ops.mlp`, arguments and all, with products of bfloat16.
+def mlp_bfloat16(
+    inputs: Float[Tensor, "samples in"], *rest: Any, name: str, parts: int
+) -> Float[Tensor, "samples out"]:
+    """:func:`manvatar.ops.mlp`, arguments and all, with products of ``parts`` bfloat16 numbers for each factor.
 
     Raises:
-        UserError: the device of ``inputs`` has no matrix unit that we use.
+        UserError: the device of ``inputs`` has no matrix unit that we use; the backend is called ``name``.
     """
     if not mlp_has_bfloat16(inputs.device):
         raise UserError(
-            "the MLP backend native-bf16 needs a processor with AMX (Intel Xeon of 2023 or newer) and Linux; use auto"
+            f"the MLP backend {name} needs a processor with AMX (Intel Xeon of 2023 or newer) and Linux; use auto"
         )
-    return mlp(inputs, *rest, bfloat16=True)
+    return mlp(inputs, *rest, bfloat16_parts=parts)
 
 
 def mlp_auto(
@@ -140,12 +143,14 @@ def mlp_auto(
 ) -> Float[Tensor, "samples out"]:
     """``native-bf16`` where it can be had and the network is made for it, ``native`` elsewhere."""
     fits = inputs.dtype == torch.float32 and len(hidden_weight) % 32 == 0 and mlp_has_bfloat16(inputs.device)
-    return mlp(inputs, frame, hidden_weight, *rest, bfloat16=fits)
+    return mlp(inputs, frame, hidden_weight, *rest, bfloat16_parts=int(fits))
 
+
+_BFLOAT16_PARTS = {"native-bf16": 1, "native-bf16x2": 2, "native-bf16x3": 3}
 
 MLP_BACKENDS: dict[str, Callable[..., Tensor]] = {
     "native": mlp,
-    "native-bf16": mlp_bfloat16,
+    **{name: partial(mlp_bfloat16, name=name, parts=parts) for name, parts in _BFLOAT16_PARTS.items()},
     "auto": mlp_auto,
     "torch": mlp_reference,
     "tinycudann": mlp_tinycudann,

@@ -149,6 +149,9 @@ def test_bfloat16_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         rounded = mlp_backend("native-bf16")(*arguments)
         assert 0 < (rounded - exact).norm() < 1e-2 * exact.norm()
         assert torch.equal(mlp_backend("auto")(*arguments), rounded)
+        finer = [mlp_backend(f"native-bf16x{parts}")(*arguments) for parts in (2, 3)]
+        errors = [(got - exact).norm() / exact.norm() for got in finer]
+        assert 0 < errors[1] < 1e-6 < errors[0] < 1e-5
     other = random_arguments(torch.float32, hidden=48)  # no multiple of 32
     assert torch.equal(mlp_backend("auto")(*other), mlp(*other))
     monkeypatch.setattr(sys.modules["manvatar.ops.mlp_backends"], "mlp_has_bfloat16", lambda device: False)
@@ -159,7 +162,9 @@ def test_bfloat16_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_names_that_do_not_exist() -> None:
     for make in (FastFieldConfig, PaperFieldConfig):
-        with pytest.raises(UserError, match="no MLP backend 'cutlass'; choose one of native, native-bf16, auto, torch"):
+        with pytest.raises(
+            UserError, match="no MLP backend 'cutlass'; choose one of native, native-bf16, native-bf16x2"
+        ):
             make(mlp_backend="cutlass")
     with pytest.raises(UserError, match="no MLP backend"):
         Reconstructor(mlp_backend="cutlass")
