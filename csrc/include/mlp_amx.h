@@ -26,7 +26,7 @@ struct Halves {
 template <int parts>
 struct Amx {
   static constexpr int64_t kColumns = 32;
-  static constexpr bool kDoubling = parts == 1;  // far below what rounding takes away
+  static constexpr bool kDoubling = parts < 3;  // far below what rounding takes away
 
   // What stands on the right of a product lies in pairs of rows: element (k, n) at [k / 2][n][k % 2].
   struct Scratch {

@@ -99,22 +99,21 @@ MANVATAR_INLINE void exact_sine_and_cosine(const Vector<T>& x, Vector<T>& sine, 
   }
 }
 
-// Whether all of x[0..n) times `factor` lie in (-kSineLimit, kSineLimit), n being whole vectors; not so where one is not a
+// Whether all of x[0..n) times `factor` lie in (-8000, 8000), n being whole vectors; not so where one is not a
 // number. Double has no short way.
-constexpr float kSineLimit = 8000.0f;
-
 MANVATAR_INLINE bool fit_for_sine(const double*, int64_t, double) { return false; }
 
 MANVATAR_INLINE bool fit_for_sine(const float* x, int64_t n, float factor) {
   typedef int32_t Integers __attribute__((vector_size(64), aligned(4)));
-  Integers fits = ~Integers{};
+  // Without their signs floats are ordered as the integers of the same bits, and what is not a number comes last.
+  Integers most = {};
   for (int64_t i = 0; i < n; i += 16) {
-    const Vector<float> scaled = lanes(x + i) * factor;
-    fits &= (scaled < kSineLimit) & (scaled > -kSineLimit);
+    const Integers bits = (Integers)(lanes(x + i) * factor) & 0x7fffffff;
+    most = bits > most ? bits : most;
   }
-  Integers all = fits & __builtin_shufflevector(fits, fits, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
-  all &= __builtin_shufflevector(all, all, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
-  return (all[0] & all[1] & all[2] & all[3]) != 0;
+  int32_t largest = 0;
+  for (int lane = 0; lane < 16; ++lane) largest = std::max(largest, most[lane]);
+  return largest < 0x45fa0000;  // the bits of 8000
 }
 
 MANVATAR_INLINE void sine_and_cosine(const Vector<double>& x, Vector<double>& sine, Vector<double>& cosine) {
