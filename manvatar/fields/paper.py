@@ -182,16 +182,31 @@ class PaperFieldAtExpressions:
         parts = [self._values(*part) for part in zip(*split, strict=True)]
         return FieldValues(torch.cat([p.density_per_m for p in parts]), torch.cat([p.rgb for p in parts]))
 
+    def density(
+        self, points_m: Float[Tensor, "samples 3"], frame: Int[Tensor, "samples"]
+    ) -> Float[Tensor, "samples"]:
+        """The density alone."""
+        return self._density(self._features(points_m, frame), frame)
+
     def _values(self, points_m: Tensor, directions: Tensor, frame: Tensor) -> FieldValues:
+        features = self._features(points_m, frame)
+        seen = torch.cat([features, directions], -1)
+        color = self.mlp(seen, frame, *self.color_network, self.field.config.octaves)
+        return FieldValues(self._density(features, frame), torch.sigmoid(color))
+
+    def _features(self, points_m: Tensor, frame: Tensor) -> Float[Tensor, "samples features"]:
+        """Canonical features where the displacement network moves the points to."""
         config = self.field.config
         points = points_m / config.unit_m + points_m.new_tensor(config.origin)
         motion = self._sampled(self.motion, points, config.motion_lower, config.motion_upper, frame)
         self.displacement = self.mlp(motion, frame, *self.displacement_network, config.octaves)
-        moved = points + config.displacement_scale * self.displacement
-        features = self._sampled(self.canonical, moved, config.canonical_lower, config.canonical_upper, None)
-        density = self.mlp(features, frame, *self.density_network, config.octaves)[:, 0]
-        color = self.mlp(torch.cat([features, directions], -1), frame, *self.color_network, config.octaves)
-        return FieldValues(functional.relu(density) * config.density_scale_per_m, torch.sigmoid(color))
+        moved = points.add(self.displacement, alpha=config.displacement_scale)
+        return self._sampled(self.canonical, moved, config.canonical_lower, config.canonical_upper, None)
+
+    def _density(self, features: Tensor, frame: Tensor) -> Float[Tensor, "samples"]:
+        config = self.field.config
+        raw = self.mlp(features, frame, *self.density_network, config.octaves)[:, 0]
+        return functional.relu(raw) * config.density_scale_per_m
 
     def _sampled(
         self, levels: list[Tensor], points: Tensor, lower: Corner, upper: Corner, frame: Tensor | None

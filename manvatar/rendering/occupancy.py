@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from manvatar.rendering.density import density_at
 from manvatar.types import Box, Field
 
 
@@ -95,14 +96,7 @@ class OccupancyGrid(nn.Module):
         frame = frame.to(candidates.device)
         order = frame.argsort(stable=True)  # fields like runs of one frame
         candidates, points, frame = candidates[order], points[order], frame[order]
-        direction = torch.tensor([0.0, 0.0, -1.0], device=points.device).expand(len(points), 3)
-        field_here = field.at(expressions, cam_from_head)
-        density = torch.cat(
-            [
-                field_here(points[part], direction[part], frame[part]).density_per_m
-                for part in torch.arange(len(points), device=points.device).split(131072)
-            ]
-        )
+        density = density_at(field.at(expressions, cam_from_head), points, frame)
         highest, lowest = self.highest.flatten(), self.lowest.flatten()
         first = torch.isinf(highest[candidates])
         old_high = torch.where(first, density, highest[candidates] * decay)
