@@ -328,6 +328,7 @@ class Reconstructor:
             restore_checkpoint(trainer, checkpoint, run_id)
         preview = LivePreview(dataset, work.parent / "training.png")
         trainer.run(max_seconds or math.inf, _saving(checkpoint, run_id, preview), show_progress)
+        trainer.forget_unseen()
         return trainer
 
     def _avatar(self, trainer: Trainer, clip: Clip, track: Track) -> Avatar:

@@ -132,7 +132,6 @@ def _read(path: Path) -> dict[str, Any]:
     return report
 
 
-
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     return run(benchmark, argv)

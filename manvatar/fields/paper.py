@@ -182,9 +182,7 @@ class PaperFieldAtExpressions:
         parts = [self._values(*part) for part in zip(*split, strict=True)]
         return FieldValues(torch.cat([p.density_per_m for p in parts]), torch.cat([p.rgb for p in parts]))
 
-    def density(
-        self, points_m: Float[Tensor, "samples 3"], frame: Int[Tensor, "samples"]
-    ) -> Float[Tensor, "samples"]:
+    def density(self, points_m: Float[Tensor, "samples 3"], frame: Int[Tensor, "samples"]) -> Float[Tensor, "samples"]:
         """The density alone."""
         return self._density(self._features(points_m, frame), frame)
 

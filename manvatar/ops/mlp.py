@@ -39,10 +39,10 @@ def mlp(
         out_weight: at most 16 outputs.
         octaves: of :func:`embed`, 0 to 16.
         bfloat16_parts: 0 = products in the dtype of the inputs. 1 = factors of the hidden layer's products, forward and
-            backward, are rounded to bfloat16 (8 bits) and their products summed in float32. 2 or 3 = a factor is cut into
-            so many bfloat16 numbers that add up to it, to 16 bits or all 24, and 3 or 6 products of them summed (Henry,
-            Tang and Heinecke 2019, arXiv 1904.06376): 3 is as exact as float32. Only where :func:`mlp_has_bfloat16`,
-            for float32 and multiples of 32 hidden units.
+            backward, are rounded to bfloat16 (8 bits) and their products summed in float32. 2 or 3 = a factor is cut
+            into so many bfloat16 numbers that add up to it, to 16 bits or all 24, and 3 or 6 products of them summed
+            (Henry, Tang and Heinecke 2019, arXiv 1904.06376): 3 is as exact as float32. Only where
+            :func:`mlp_has_bfloat16`, for float32 and multiples of 32 hidden units.
 
     Differentiable in all arguments but ``frame``, once; deterministic for a fixed number of threads.
 

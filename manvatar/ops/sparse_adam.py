@@ -50,9 +50,7 @@ def sparse_adam_(
         UserError: the native library is not built.
     """
     require("sparse_adam_", _BUILT, parameter)
-    torch.ops.manvatar.sparse_adam_(
-        parameter, grad, exp_avg, exp_avg_sq, rate, beta1, beta2, eps, step, skip_zero_rows
-    )
+    torch.ops.manvatar.sparse_adam_(parameter, grad, exp_avg, exp_avg_sq, rate, beta1, beta2, eps, step, skip_zero_rows)
     torch.autograd.graph.increment_version([parameter, grad, exp_avg, exp_avg_sq])
 
 

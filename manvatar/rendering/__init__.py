@@ -4,6 +4,7 @@ from manvatar.rendering.marching import MarchConfig, MarchTables, march, march_t
 from manvatar.rendering.occupancy import OccupancyGrid
 from manvatar.rendering.rays import camera_rays, image_rays, intersect_box
 from manvatar.rendering.render import render, render_image
+from manvatar.rendering.visibility import light_from_cells, seen_cells
 
 __all__ = [
     "MarchConfig",
@@ -12,9 +13,11 @@ __all__ = [
     "camera_rays",
     "image_rays",
     "intersect_box",
+    "light_from_cells",
     "march",
     "march_tables",
     "render",
     "render_image",
+    "seen_cells",
     "uniform_samples",
 ]

@@ -42,6 +42,7 @@ class TrainingConfig:
     occupancy_cell_m: float = 0.004
     regularize_every: int = 8  # the motion regularisers touch whole grids, so they come rarely and weigh as much more
     start_from_surface: bool = True  # the field begins opaque behind the tracked face, and stays within the hull
+    least_light: float = 0.015  # cells that gave no ray this share of its colour are emptied at the end; 0 = none
     within_hull: bool = False  # without that: no samples outside what the mattes allow; needs a march that skips
     whole_image: bool = False  # rays from anywhere in the image, none twice; mouth, eyes and matte count for nothing
     half_size_iterations: int = 0  # so many at the start see images of half the size; needs whole_image
@@ -61,6 +62,8 @@ class TrainingConfig:
                 raise UserError(f"{name} = {getattr(self, name)} is not possible; give a positive number")
         if not 0 < self.final_rate_fraction <= 1 or not 0 <= self.detail_ray_fraction <= 1:
             raise UserError("final_rate_fraction and detail_ray_fraction must lie between 0 and 1")
+        if not 0 <= self.least_light < 1:
+            raise UserError(f"least_light = {self.least_light} is not possible; give a number in [0, 1)")
         if self.occupancy_every < 0:
             raise UserError(f"occupancy_every = {self.occupancy_every} is not possible; give 0 or more")
         if self.occupancy_every == 0 and (self.march.skip_empty or not self.march.samples_per_ray):

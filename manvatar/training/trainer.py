@@ -14,7 +14,16 @@ from tqdm import tqdm
 from manvatar.dataset import depth_behind_surface, visual_hull
 from manvatar.errors import UserError
 from manvatar.ops import on_large_pages
-from manvatar.rendering import MarchConfig, MarchTables, OccupancyGrid, march, march_tables, render
+from manvatar.rendering import (
+    MarchConfig,
+    MarchTables,
+    OccupancyGrid,
+    light_from_cells,
+    march,
+    march_tables,
+    render,
+    seen_cells,
+)
 from manvatar.training.config import TrainingConfig
 from manvatar.training.losses import image_loss, motion_loss, sample_loss
 from manvatar.training.optimizer import GridAdam, make_optimizer
@@ -22,6 +31,7 @@ from manvatar.training.sampler import make_sampler
 from manvatar.types import Dataset
 
 _LOOK_EVERY = 20  # iterations
+_FRAMES_TO_SEE = 120  # what these have not seen the others hardly have
 
 
 @dataclass
@@ -146,6 +156,25 @@ class Trainer:
         rows = dataset.train[chosen]
         expressions, poses = dataset.expression[rows], dataset.cam_from_head[rows]
         self.occupancy.update(self.field, expressions, self.generator, fraction=0.5, cam_from_head=poses)
+        self.refresh_tables()
+
+    def forget_unseen(self) -> None:
+        """Empty the cells that training never saw: a turned head shows no fog of what began opaque behind it."""
+        if self.config.least_light == 0:
+            return
+        self.refresh_tables()
+        dataset, march_config = self.sampler.dataset, self.config.march
+        rows = dataset.train[:: max(1, len(dataset.train) // _FRAMES_TO_SEE)]
+        light = light_from_cells(
+            self.field,
+            self.occupancy,
+            self._tables,
+            march_config,
+            dataset.camera,
+            dataset.cam_from_head[rows],
+            dataset.expression[rows],
+        )
+        self.occupancy.allowed &= seen_cells(light, self.config.least_light)
         self.refresh_tables()
 
     def refresh_tables(self) -> None:

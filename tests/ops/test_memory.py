@@ -41,7 +41,6 @@ def test_freed_memory_is_used_again() -> None:
     assert 20 * faults < usual  # five times 40 MB are 50,000 pages of 4 KiB
 
 
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
 def test_a_copy_on_large_pages_is_like_any_tensor(dtype: torch.dtype) -> None:
     original = (torch.randn(3, 500, 1000) * 9).to(dtype)

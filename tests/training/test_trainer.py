@@ -155,3 +155,23 @@ def test_white_images_give_an_empty_head(dataset: Dataset) -> None:
     trainer.run(show_progress=False)
     assert all(bool(value.isfinite().all()) for value in trainer.field.parameters())
     assert (shown(trainer, 0) > 0.9).all()
+
+
+def test_what_no_ray_saw_is_forgotten(trained: Trainer) -> None:
+    """The ellipsoid's middle and far side began opaque and were never looked at; its pictures do not need them."""
+    before, allowed = psnr_db(trained), trained.occupancy.allowed.clone()
+    try:
+        trained.config = replace(trained.config, least_light=0.0)
+        trained.forget_unseen()
+        assert torch.equal(trained.occupancy.allowed, allowed)
+        trained.config = replace(trained.config, least_light=0.015)
+        trained.forget_unseen()
+        assert psnr_db(trained) > before - 0.2
+        once = trained.occupancy.allowed.clone()
+        kept, middle = once.flatten(), trained.occupancy.cell_index(torch.as_tensor(CENTER_M))[0]
+        assert kept.sum() < 0.8 * allowed.sum() and not kept[middle]
+        trained.forget_unseen()  # a resumed run ends as the uninterrupted one
+        assert torch.equal(trained.occupancy.allowed, once)
+    finally:
+        trained.occupancy.allowed.copy_(allowed)
+        trained.refresh_tables()
