@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from manvatar.avatars import Avatar, turned
+from manvatar.face_models.channels import readable
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def sweep(
         expression = rest.repeat(frames_per_expression, 1)
         expression[:, index] = value
         rows.append(expression)
-        labels += [f"{name}\n{v:+.2f} sd" for v in value.tolist()]
+        labels += [f"{name}\n{readable(name, v)}" for v in value.tolist()]
     time = torch.arange(len(labels)) / frames_per_turn * 2 * math.pi
     poses = avatar.head_pose.expand(len(labels), 4, 4)
     poses = turned(poses, yaw_rad * time.sin(), pitch_rad * (time * math.sqrt(2)).sin())

@@ -7,5 +7,16 @@ scaled to about unit spread like all others. Their names are ``manvatar.types.EY
 
 from __future__ import annotations
 
+import math
+
 SHUT = 2.0  # value of an eyelid channel when the lid is shut; 0 is the person's own open eye
 GAZE_SD_RAD = 0.15  # one unit of a gaze channel; yaw to the subject's left and pitch up are positive
+
+
+def readable(name: str, value: float) -> str:
+    """A coefficient in the unit a person thinks in: lids in per cent shut, gaze in degrees, all others as they are."""
+    if name.startswith("eyelid"):
+        return f"{value / SHUT:.0%} shut"
+    if name.startswith("gaze"):
+        return f"{math.degrees(value * GAZE_SD_RAD):+.0f} degrees"
+    return f"{value:+.2f} sd"

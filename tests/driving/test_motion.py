@@ -10,6 +10,7 @@ from tiny_avatar import front_pose, tiny_avatar
 
 from manvatar.avatars import turned
 from manvatar.driving import resampled, sampled_evenly, sweep
+from manvatar.face_models.channels import readable
 from manvatar.geometry import vector_from_rotation
 
 
@@ -78,3 +79,9 @@ def test_the_head_turns_to_both_sides_and_nods() -> None:
 def test_sweep_needs_a_multiple_of_four(count: int) -> None:
     with pytest.raises(ValueError, match="multiple of 4"):
         sweep(tiny_avatar(), count)
+
+
+def test_labels_are_in_units_a_person_knows() -> None:
+    assert readable("eyelidLeft", 2.0) == "100% shut"
+    assert readable("gazeYaw", -2.0) == "-17 degrees"
+    assert readable("jawOpen", 1.256) == "+1.26 sd"
