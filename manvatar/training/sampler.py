@@ -69,10 +69,14 @@ class RaySampler(FrameOrder):
         self.detail_rays = round(self.rays_per_frame * detail_fraction)
         rows, generator_device = dataset.train.tolist(), generator.device
         sizes = [len(_near_matte(dataset.images[row, :, :, 3], border_px)) for row in rows]
-        # Of all frames, one after the other; found twice, because a list of them would be as large again.
-        self.pool = torch.empty(sum(sizes), dtype=torch.int32, device=generator_device)
+        # Of all frames, one after the other; found twice, because a list of them would be as large again. Indices of up
+        # to 65536 pixels fit two bytes, counted from the middle.
+        width, height = dataset.camera.size_px
+        self.pool_origin = 32768 if width * height <= 65536 else 0
+        dtype = torch.int16 if self.pool_origin else torch.int32
+        self.pool = torch.empty(sum(sizes), dtype=dtype, device=generator_device)
         for row, part in zip(rows, self.pool.split(sizes), strict=True):
-            part.copy_(_near_matte(dataset.images[row, :, :, 3], border_px))
+            part.copy_(_near_matte(dataset.images[row, :, :, 3], border_px) - self.pool_origin)
         self.pool_size = torch.tensor(sizes, device=generator_device)
         self.pool_start = self.pool_size.cumsum(0) - self.pool_size
         self.boxes = _detail_boxes(dataset.landmarks_px[dataset.train], dataset.camera.size_px)
@@ -94,7 +98,7 @@ class RaySampler(FrameOrder):
     def _anywhere(self, chosen: Int[Tensor, "batch"]) -> Int[Tensor, "batch rays 2"]:
         count = self.pool_size[chosen][:, None]
         drawn = (self._rand(len(chosen), self.rays_per_frame - self.detail_rays) * count).long()
-        flat = self.pool[self.pool_start[chosen][:, None] + drawn.minimum(count - 1)].long()
+        flat = self.pool[self.pool_start[chosen][:, None] + drawn.minimum(count - 1)].long() + self.pool_origin
         width = self.dataset.camera.size_px[0]
         return torch.stack([flat % width, flat // width], -1)
 
