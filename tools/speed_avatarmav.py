@@ -4,8 +4,10 @@
 
 FOLDER is a checkout of github.com/YuelangX/AvatarMAV, kept outside this repository (see tools/parity_avatarmav.py).
 DATASET is the folder of a dataset in their layout: ``python -m manvatar.export video.mp4 --what dataset`` writes one.
-An iteration is theirs in full: 4096 rays of a 256 px image with 64 samples each, forward, backward, Adam; ours the same
-with the preset ``paper``, and with ``paper_skipping`` after it has been trained for --iterations. A frame is 256 x 256.
+An iteration is theirs in full: 4096 rays of a 256 px image with 64 samples each, forward, backward, Adam; ours is the
+same with the preset ``paper``, in float32 and, on processors with a matrix unit, with each factor of a network's
+products cut into two bfloat16 numbers (16 bits) or rounded to one (8 bits); and with ``paper_skipping`` after it has been
+trained for --iterations. A frame is 256 x 256.
 Both sides run with what our commands ask of glibc, to keep freed memory, unless --as-released is given.
 """
 
@@ -18,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,7 +34,7 @@ from tqdm import tqdm  # noqa: E402
 from manvatar import load  # noqa: E402
 from manvatar.exporting.avatarmav import folder_config, read_folder  # noqa: E402
 from manvatar.fields import make_field  # noqa: E402
-from manvatar.ops import keep_freed_memory  # noqa: E402
+from manvatar.ops import keep_freed_memory, mlp_has_bfloat16  # noqa: E402
 from manvatar.training import Trainer, load_preset  # noqa: E402
 from manvatar.types import Dataset  # noqa: E402
 
@@ -78,6 +81,11 @@ def our_trainer(preset_name: str, dataset: Dataset, folder: Path) -> Trainer:
     return Trainer(dataset, field, dataclasses.replace(preset.training, half_size_iterations=0), 0)
 
 
+def iterate(trainer: Trainer, mlp_backend: str) -> None:
+    trainer.field.mlp_backend = mlp_backend
+    trainer.step(0.0)
+
+
 def in_turns(calls: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
     """Median seconds of each, after one run that is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
@@ -113,12 +121,10 @@ def main() -> int:
             skipping.step(0.0)
         plain = our_trainer("paper", dataset, arguments.dataset)
         side = dataset.camera.size_px[0]
-        calls = {
-            "their iteration": their_iteration(side),
-            "our iteration, same samples": lambda: plain.step(0.0),
-            "our iteration, skipping": lambda: skipping.step(0.0),
-            "their frame, 256 px": their_frame(256),
-        }
+        calls = {"their iteration": their_iteration(side)}
+        for name in ["native", *(["native-bf16x2", "native-bf16"] if mlp_has_bfloat16() else [])]:
+            calls[f"our iteration, {name}"] = partial(iterate, plain, name)
+        calls |= {"our iteration, skipping": lambda: skipping.step(0.0), "their frame, 256 px": their_frame(256)}
         if arguments.avatar:
             avatar = load(str(arguments.avatar), "cpu")
             neutral = torch.zeros(len(avatar.expression_names))
