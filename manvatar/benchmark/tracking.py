@@ -17,8 +17,6 @@ from manvatar.types import FaceModel
 
 RATE_HZ = 25.0
 _BIASED = Spoiling(bias=0.025, outliers=0.1)
-# Every point errs for itself here, unlike those of a network that draws the whole face.
-OWN_ERRORS = TrackerConfig(skin_weight=1.0, key_frames=200)
 _STILL = Scene(yaw_sd_deg=0.0, expression_sd=0.0)
 
 
@@ -35,11 +33,9 @@ class Case:
 CASES = (
     Case("no noise", spoiling=Spoiling(noise_px=0.0)),
     Case("white noise, 1 px"),
-    Case("white noise, 1 px; skin too", config=OWN_ERRORS),
     Case("AR(1) noise, 1 px", spoiling=Spoiling(noise_px=0.3, correlated_px=1.0)),
     Case("bias, 2.5 % of the eyes' distance", spoiling=Spoiling(bias=0.025)),
     Case("bias, 10 % outliers", spoiling=_BIASED),
-    Case("bias, 10 % outliers; skin too", spoiling=_BIASED, config=OWN_ERRORS),
     Case("10 % of the frames lost", spoiling=Spoiling(lost=0.1)),
     Case("half the face hidden, a fifth", spoiling=Spoiling(hidden=0.2)),
     Case("still head", _STILL),

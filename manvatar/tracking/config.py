@@ -31,9 +31,8 @@ class TrackerConfig:
     huber: float = 3.0
     """Landmark residuals (in standard deviations) beyond which the penalty grows linearly."""
     skin_weight: float = 0.1
-    """Weight of 120 points on plain skin beside the features (1). A network that draws the whole face errs alike in all
-    of them, so that more weight makes a real track no better (more jitter, 2 % of the residual); landmarks whose errors
-    are their own deserve 1 (rotation 0.38 to 0.21 degrees with white noise of 1 px, 200 key frames)."""
+    """Least weight of 120 points on plain skin beside the features (1). What a network errs alike in many points does
+    not average out, so points get more only as far as the clip shows that their errors are their own (``noise.py``)."""
     aperture_weight: float = 4.0
     """Weight of the opening between paired lid and lip points, relative to the points themselves."""
 
@@ -52,10 +51,12 @@ class TrackerConfig:
     motion_huber: float = 1.0
     """Second differences (in standard deviations) beyond which their penalty grows linearly: a nod is not noise."""
 
-    key_frames: int = 100
+    key_frames: int = 200
     """At most so many frames, evenly spread, find the face's shape; all frames get a pose and an expression."""
+    first_key_frames: int = 50
+    """The same before the noise of the landmarks is known."""
     rounds: int = 2
-    """How often landmark deviations are re-estimated and everything is fitted again."""
+    """How often everything is fitted; after each time but the last the noise of the landmarks is measured."""
     max_steps: int = 25
     """Most Levenberg-Marquardt steps of one stage."""
     tolerance: float = 1e-4

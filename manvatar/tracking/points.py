@@ -22,7 +22,8 @@ class FitPoints:
 
     scheme: LandmarkScheme
     index: Int[Tensor, "points"]  # into the scheme's landmarks
-    weight: Float[Tensor, "points"]  # (0, 1]
+    weight: Float[Tensor, "points"]  # (0, 1]: what a point counts at least
+    most: Float[Tensor, "points"]  # and where its errors are its own
     pairs: Int[Tensor, "pairs 2"]  # positions in ``index``: upper and lower lid or lip
 
 
@@ -51,6 +52,8 @@ _SKIN = (
     *(446, 447, 449, 450, 456, 457, 465),
 )
 
+_CHIN_68 = (7, 8, 9)  # slides little; the rest of the jaw line is an outline
+
 
 def _weights_478(skin_weight: float) -> dict[int, float]:
     weight = dict.fromkeys(_SKIN, skin_weight) if skin_weight > 0 else {}
@@ -63,7 +66,7 @@ def _weights_478(skin_weight: float) -> dict[int, float]:
 
 def _weights_68() -> dict[int, float]:
     weight = dict.fromkeys(schemes.IBUG68_INTERIOR, 1.0)
-    weight.update(dict.fromkeys((7, 8, 9), 0.15))  # the chin slides little; the rest of the jaw line is an outline
+    weight.update(dict.fromkeys(_CHIN_68, 0.15))
     return weight
 
 
@@ -74,15 +77,15 @@ def fit_points(
 
     Args:
         leave_out: landmarks of the scheme not to fit, for held-out scores. Pairs that use one are dropped.
-        skin_weight: of the points on plain skin, which only ``mediapipe478`` has; 0 leaves them out.
+        skin_weight: least weight of the points on plain skin, which only ``mediapipe478`` has; 0 leaves them out.
 
     Raises:
         ValueError: the model has no embedding of ``scheme``, or fewer than six usable points.
     """
     if scheme == "mediapipe478":
-        weights, pairs = _weights_478(skin_weight), schemes.MEDIAPIPE_APERTURE_PAIRS
+        weights, pairs, outline = _weights_478(skin_weight), schemes.MEDIAPIPE_APERTURE_PAIRS, ()
     else:
-        weights, pairs = _weights_68(), schemes.IBUG68_APERTURE_PAIRS
+        weights, pairs, outline = _weights_68(), schemes.IBUG68_APERTURE_PAIRS, _CHIN_68
     trust = face_model.embedding(scheme).weight
     kept = [k for k in sorted(weights) if trust[k] > 0 and k not in leave_out]
     if len(kept) < 6:
@@ -93,5 +96,6 @@ def fit_points(
         scheme,
         torch.tensor(kept),
         torch.tensor([weights[k] * float(trust[k]) for k in kept], dtype=torch.float64),
+        torch.tensor([(weights[k] if k in outline else 1.0) * float(trust[k]) for k in kept], dtype=torch.float64),
         torch.tensor(usable, dtype=torch.long).reshape(-1, 2),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from manvatar.errors import UserError
 from manvatar.tracking.config import TrackerConfig
 from manvatar.tracking.failures import bridged, interpolated, misfits
+from manvatar.tracking.noise import sharing_errors, typical_deviation
 from manvatar.tracking.optimise import Outcome, Terms, minimise
 from manvatar.tracking.points import FitPoints
 from manvatar.tracking.priors import MotionPrior, ShapePrior, motion_prior, shape_prior
@@ -55,10 +55,10 @@ class Fit:
     def _minimise(self, terms: Terms, state: State, max_steps: int | None = None) -> Outcome:
         return minimise(terms, state, max_steps=max_steps or self.config.max_steps, tolerance=self.config.tolerance)
 
-    def shape(self, state: State, may_free_focal: bool) -> tuple[State, bool]:
+    def shape(self, state: State, key_frames: int, may_free_focal: bool) -> tuple[State, bool]:
         """Identity and offsets (and focal length where asked and possible) from key frames, with their own poses."""
         count = len(self.problem.frame)
-        keys = torch.linspace(0, count - 1, min(count, self.config.key_frames)).round().long().unique()
+        keys = torch.linspace(0, count - 1, min(count, key_frames)).round().long().unique()
         problem = self.problem.select(keys)
         prior = self.shape_prior(len(keys))
         known = self._minimise(Terms(problem, pose_only=True), state.select(keys), 4).state
@@ -153,11 +153,19 @@ class Fit:
             raise UserError("the face could not be tracked in any frame; use a video with a clearly visible face")
         return replace(self, problem=self.problem.select(good)), state.select(good)
 
-    def with_measured_deviations(self, state: State) -> Fit:
-        """The same fit with each landmark's deviation measured on its residuals (median, so outliers do not count)."""
-        length = residuals_px(self.problem, state).norm(dim=-1) / self.problem.unit_px[:, None]
-        median = torch.where(self.problem.weight > 0, length, torch.nan).nanmedian(0).values
+    def with_measured_noise(self, state: State) -> Fit:
+        """The same fit with each landmark's deviation and weight as its residuals say (``noise.py``)."""
+        problem = self.problem
+        residual, seen = residuals_px(problem, state) / problem.unit_px[:, None, None], problem.weight > 0
+        typical = typical_deviation(residual, seen)
         low, high = (factor * self.config.landmark_sd_iod for factor in self.config.landmark_sd_range)
-        # The median length of a 2D normal vector is sqrt(2 ln 2) standard deviations.
-        sigma = (median / math.sqrt(2 * math.log(2))).nan_to_num(high).clamp(low, high)
-        return replace(self, problem=replace(self.problem, sigma=sigma))
+        own = 1 / sharing_errors(residual, seen, typical)
+        weight = torch.maximum(self.points.weight, torch.minimum(self.points.most, own))
+        return replace(
+            self,
+            problem=replace(
+                problem,
+                sigma=typical.nan_to_num(high).clamp(low, high),
+                weight=problem.weight * (weight / self.points.weight),
+            ),
+        )

@@ -118,12 +118,14 @@ def fit_landmarks(
     for number in range(config.rounds):
         progress(0.1 + 0.85 * number / config.rounds, "shape of the face")
         may_free = number > 0 and source == "prior" and config.focal == "estimate"
-        state, estimated = fit.shape(state, may_free)
+        last = number + 1 == config.rounds
+        keys = config.key_frames if last else min(config.first_key_frames, config.key_frames)
+        state, estimated = fit.shape(state, keys, may_free)
         source = "estimated" if estimated else source
         progress(0.1 + 0.85 * (number + 0.4) / config.rounds, "pose and expression")
         state = fit.frames(state)
-        if number + 1 < config.rounds:
-            fit = fit.with_measured_deviations(state)
+        if not last:
+            fit = fit.with_measured_noise(state)
     state = fit.repair(state)
     fit, state = fit.without(misfits(fit.problem, state), state)
     state = fit.motion(state)

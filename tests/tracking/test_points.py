@@ -18,6 +18,9 @@ def test_subset_of_68(builtin: FaceModel) -> None:
     assert not set(range(6)) & set(points.index.tolist())  # the jaw line is an outline
     assert points.index[points.pairs].tolist()[0] == [37, 41]
     assert float(points.weight.min()) > 0 and float(points.weight.max()) <= 1
+    assert bool((points.most >= points.weight).all()) and float(points.most.max()) <= 1
+    chin = points.index < 17  # slides, however much its errors are its own
+    assert torch.equal(points.most[chin], points.weight[chin])
 
 
 def test_left_out_points_and_their_pairs_are_dropped(builtin: FaceModel) -> None:

@@ -21,17 +21,16 @@ from manvatar.benchmark.track_truth import (
     similarity_rms,
 )
 from manvatar.geometry import rotation_from_vector
-from manvatar.tracking import TrackerConfig, track
+from manvatar.tracking import track
 from manvatar.types import FaceModel, Landmarks, Track
 
 QUICK = Scene(frames=120)
-QUICK_OWN = replace(suite.OWN_ERRORS, key_frames=60)
 BIASED = Spoiling(bias=0.025, outliers=0.1)
 
 
-def _errors(truth: Truth, spoiling: Spoiling, model: FaceModel, config: TrackerConfig | None = None) -> Errors:
+def _errors(truth: Truth, spoiling: Spoiling, model: FaceModel) -> Errors:
     landmarks = observe(truth, spoiling)
-    found = track(landmarks, model, truth.camera.size_px, suite.RATE_HZ, config=config)
+    found = track(landmarks, model, truth.camera.size_px, suite.RATE_HZ)
     return errors(found, model, truth, landmarks)
 
 
@@ -122,7 +121,7 @@ def test_spoiling_does_what_it_says(turning: Truth) -> None:
 
 
 def test_same_model(builtin: FaceModel, turning: Truth) -> None:
-    e = _errors(turning, Spoiling(), builtin, QUICK_OWN)
+    e = _errors(turning, Spoiling(), builtin)
     assert e.rotation_gauge_deg < 0.4 and e.expression_gauge < 0.35 and e.lost == 0
 
 
@@ -163,7 +162,7 @@ def test_blinks_need_names(ict: FaceModel) -> None:
 
 
 def test_faces_of_another_model(builtin: FaceModel, turning_ict: Truth) -> None:
-    e = _errors(turning_ict, BIASED, builtin, QUICK_OWN)
+    e = _errors(turning_ict, BIASED, builtin)
     assert e.rotation_gauge_deg < 1.0 and e.lost == 0
 
 
@@ -171,7 +170,7 @@ def test_faces_of_another_model(builtin: FaceModel, turning_ict: Truth) -> None:
 def test_faces_of_a_model_tracked_with_it(ict: FaceModel) -> None:
     for seed in (0, 1):
         truth = make_truth(ict, Scene(seed=seed))
-        e = _errors(truth, Spoiling(seed=seed), ict, suite.OWN_ERRORS)
+        e = _errors(truth, Spoiling(seed=seed), ict)
         assert e.rotation_gauge_deg < 0.25 and e.expression < 0.25 and e.lost == 0
 
 
