@@ -91,10 +91,13 @@ def _fill(images: Tensor, clip: Clip, crop: Crop, matte: ClipMatte, progress: Pr
     """Write crop and matte of every frame into ``images`` (frames, size, size, 4)."""
     context = crop.context()
 
-    def persons() -> Generator[tuple[int, Tensor, Tensor]]:
+    def crops() -> Generator[tuple[int, Tensor]]:
         for frame in frames(clip):
-            wide = context.cut(frame.image)
-            yield frame.index, wide, matte.person_alpha(wide)
+            yield frame.index, context.cut(frame.image)
+
+    def persons() -> Generator[tuple[int, Tensor, Tensor]]:
+        for index, wide in ahead(crops()):
+            yield index, wide, matte.person_alpha(wide)
 
     for index, wide, person_alpha in ahead(persons()):
         alpha = crop.inner(matte.head_alpha(index, wide, person_alpha))

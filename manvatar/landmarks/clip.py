@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,11 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from manvatar.errors import UserError
-from manvatar.landmarks.detector import LandmarkDetector, Observation, make_detector, overlap
+from manvatar.landmarks.detector import LandmarkDetector, MediaPipeDetector, Observation, make_detector, overlap
 from manvatar.landmarks.from_file import load_landmarks
 from manvatar.landmarks.tracks import FaceFollower, FaceRun, follow, people
 from manvatar.types import LANDMARK_COUNT, Clip, Landmarks
-from manvatar.video import DuplicateFinder, frames
+from manvatar.video import DuplicateFinder, ahead, frames, key_frames
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,9 @@ Progress = Callable[[int, int], None]  # (frames done, frames in all)
 
 _WORKING_PX = 1280.0  # longer side of the images that are looked at, unless the face is small in them
 _FACE_PX = 200  # a face is looked at no smaller than this where the clip has the detail
+_SHORT = 200  # frames for which a second detector is not worth its start
+_WARM_UP = 16  # frames after which a face that was found afresh is where one that was followed would be
+_AHEAD = 16  # frames that one part may be ahead of the other
 _REWIND_BYTES = 192 << 20  # decoded frames kept while going backward
 
 
@@ -73,13 +77,12 @@ def detect_clip(
         return Detection(landmarks, _padded(finder, clip), _coverage_notes(landmarks))
     detector = make_detector(str(backend), weights)
     size_px = _working_size(clip, detector)
-    finder, follower = DuplicateFinder(), FaceFollower(detector)
-    decoded = 0
-    for frame in _reported(frames(clip, size_px=size_px, accurate=False), clip, progress):
-        finder.add(frame.image)
-        follower.add(frame.index, frame.image)
-        decoded += 1
-    groups = people(follower.runs())
+    parts = [_Part(clip, first, stop, size_px) for first, stop in _cut_in_two(clip, detector)]
+    decoded = _look_at(parts, detector, lambda: make_detector(str(backend), weights), progress)
+    finder = parts[0].finder
+    for part in parts[1:]:
+        finder.join(part.finder, part.first)
+    groups = people([run for part in parts for run in part.runs])
     if not groups:
         raise UserError(
             f"no face was found in any frame of {clip.path}; the face should be upright, lit, "
@@ -94,6 +97,55 @@ def detect_clip(
     for note in notes:
         logger.warning("%s: %s", clip.path.name, note)
     return Detection(landmarks, _padded(finder, clip), notes)
+
+
+@dataclass
+class _Part:
+    """Frames ``first`` to ``stop`` of a clip, looked at in order."""
+
+    clip: Clip
+    first: int
+    stop: int
+    size_px: tuple[int, int]
+    finder: DuplicateFinder = field(default_factory=DuplicateFinder)
+    runs: list[FaceRun] = field(default_factory=list)
+
+    def look_at(self, make: Callable[[], LandmarkDetector]) -> Generator[int]:
+        """Find faces and repeated frames; yields the number of every frame."""
+        follower, begin = FaceFollower(make()), max(self.first - _WARM_UP, 0)
+        for frame in frames(self.clip, begin, self.stop, size_px=self.size_px, accurate=False):
+            if frame.index >= self.first - 1:  # the finder compares with the frame before
+                self.finder.add(frame.image)
+            follower.add(frame.index, frame.image)
+            if frame.index >= self.first:
+                yield frame.index
+        self.runs = [run.since(self.first) for run in follower.runs() if run.stop > self.first]
+
+
+def _cut_in_two(clip: Clip, detector: LandmarkDetector) -> list[tuple[int, int]]:
+    """The clip as two parts to look at side by side, or as one where that would not be worth it."""
+    count = clip.frame_count
+    if count >= _SHORT and isinstance(detector, MediaPipeDetector):
+        # Decoding the second part begins at a key frame.
+        middle = [number for number in key_frames(clip) if 0.3 * count < number < 0.7 * count]
+        if middle:
+            cut = min(middle, key=lambda number: abs(number - count / 2)) + _WARM_UP
+            return [(0, cut), (cut, count)]
+    return [(0, count)]
+
+
+def _look_at(
+    parts: list[_Part], detector: LandmarkDetector, another: Callable[[], LandmarkDetector], progress: Progress | None
+) -> int:
+    """Look at the first part here and at others in threads of their own; returns how many frames there were."""
+    done = 0
+    first = parts[0].look_at(lambda: detector)
+    others = [ahead(part.look_at(another), _AHEAD) for part in parts[1:]]
+    for numbers in itertools.zip_longest(first, *others):
+        done += sum(number is not None for number in numbers)
+        if progress is not None:
+            progress(done, parts[0].clip.frame_count)
+    return done
 
 
 def _reported(decoded: Iterator, clip: Clip, progress: Progress | None) -> Iterator:

@@ -29,6 +29,10 @@ class FaceRun:
         """The frame after the last."""
         return self.first + len(self.seen)
 
+    def since(self, frame: int) -> FaceRun:
+        """What of it is not before a frame."""
+        return FaceRun(max(self.first, frame), self.seen[max(frame - self.first, 0) :])
+
     @property
     def weight(self) -> float:
         """How much of the clip it is: the sizes of the face in all its frames, added up."""

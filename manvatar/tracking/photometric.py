@@ -27,6 +27,7 @@ _LEAST_SD = 0.05  # of local contrast
 _SEEN_IN = 3.0  # frames a point must be seen in (weighted) to have a look of its own
 _COS_RANGE = (0.25, 0.60)  # cosine to the line of sight at which a point begins to count, and counts in full
 _BLOCK = 16  # frames at once, so that they stay in the cache
+_FEW = 2  # the same for a Jacobian, which is sixty times as large
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,16 @@ class Photometric:
         over_blocks(look, len(self.rows), _BLOCK)
         return replace(self, weight=weight)
 
-    def learnt(self, state: State, rounds: int = 3) -> Photometric:
+    def learnt(self, state: State) -> Photometric:
         """With what the points look like in the frames of ``state``: a robust mean and deviation of each."""
         value = self._values(state)
-        look = (value * self.weight).sum(0) / self.weight.sum(0).clamp_min(1e-6)
+        return self._robust(value, (value * self.weight).sum(0) / self.weight.sum(0).clamp_min(1e-6), 3)
+
+    def learnt_again(self, state: State) -> Photometric:
+        """The same, starting from what was learnt before at a state nearby."""
+        return self._robust(self._values(state), self.look, 1)
+
+    def _robust(self, value: Float[Tensor, "f n"], look: Float[Tensor, "n"], rounds: int) -> Photometric:
         for _ in range(rounds):
             residual = value - look
             # Median absolute deviation to standard deviation of a normal variable.
@@ -120,20 +127,33 @@ class Photometric:
         x, y, z = points.unbind(-1)
         along = slope * self.patches.focal_px() * (root / z)[..., None]
         shift = torch.stack([along[..., 0], along[..., 1], -(along[..., 0] * x + along[..., 1] * y) / z], -1)
-        # Columns of the Jacobian as rows here: long ones, written once, never copied.
+        turning = torch.linalg.cross(rotated, shift).transpose(1, 2)
+        in_head = None if pose_only else (shift @ state.rotation.float()).permute(2, 0, 1)[:, :, None]
+        weighted = (root * residual)[..., None]
+        width = POSE if pose_only else POSE + self.skin.expression_basis_m.shape[0]
+        matrix, gradient = torch.empty(len(x), width, width), torch.empty(len(x), width)
+        for few in torch.arange(len(x)).split(_FEW):
+            rows = slice(int(few[0]), int(few[-1]) + 1)
+            jacobian = self._jacobian(
+                turning[rows], shift[rows].transpose(1, 2), None if in_head is None else in_head[:, rows]
+            )
+            torch.bmm(jacobian, jacobian.transpose(1, 2), out=matrix[rows])
+            gradient[rows] = (jacobian @ weighted[rows])[..., 0]
+        return matrix.double(), gradient.double()
+
+    def _jacobian(
+        self, turning: Float[Tensor, "f 3 n"], shift: Float[Tensor, "f 3 n"], in_head: Float[Tensor, "3 f 1 n"] | None
+    ) -> Float[Tensor, "f x n"]:
+        """Columns of the Jacobian as rows: long ones, written once, never copied."""
         basis = self.skin.expression_planes_m
-        width = POSE if pose_only else POSE + basis.shape[1]
-        jacobian = torch.empty(len(x), width, x.shape[1])
-        jacobian[:, :3] = torch.linalg.cross(rotated, shift).transpose(1, 2)
-        jacobian[:, 3:POSE] = shift.transpose(1, 2)
-        if not pose_only:
-            in_head = (shift @ state.rotation.float()).permute(2, 0, 1)[:, :, None]
+        width = POSE if in_head is None else POSE + basis.shape[1]
+        jacobian = torch.empty(len(shift), width, shift.shape[2])
+        jacobian[:, :3], jacobian[:, 3:POSE] = turning, shift
+        if in_head is not None:
             moving = jacobian[:, POSE:]
             torch.mul(in_head[0], basis[0], out=moving)
             moving.addcmul_(in_head[1], basis[1]).addcmul_(in_head[2], basis[2])
-        matrix = jacobian @ jacobian.transpose(1, 2)
-        gradient = (jacobian @ (root * residual)[..., None])[..., 0]
-        return matrix.double(), gradient.double()
+        return jacobian
 
     def _points_m(self, state: State) -> tuple[Float[Tensor, "f n 3"], Float[Tensor, "f n 3"]]:
         """Rotated points, and points in the camera frame."""

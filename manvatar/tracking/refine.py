@@ -41,11 +41,12 @@ def refined(fit: Fit, state: State, patches: Patches, skin: Skin, progress: Prog
     term = Photometric.start(patches, skin, fit.problem.frame[keys], config.dense_strength)
     known, problem = state.select(keys), fit.problem.select(keys)
     for turn in range(config.dense_turns):
-        term = term.seen(known).learnt(known)
+        term = term.seen(known)
+        term = term.learnt(known) if turn == 0 else term.learnt_again(known)
         known = minimise(_terms(fit, problem, term), known, max_steps=1, tolerance=0.0).state
         progress(0.4 * (turn + 1) / config.dense_turns)
     known = fit.neutral(problem, known)
-    term = term.seen(known).learnt(known)
+    term = term.seen(known).learnt_again(known)
     state = _corrected(state, keys, known)
     result = state
     for inner in torch.arange(count).split(WINDOW):
@@ -81,12 +82,8 @@ def _corrected(state: State, keys: torch.Tensor, known: State) -> State:
 def _all_frames(fit: Fit, state: State, term: Photometric, rows: torch.Tensor) -> State:
     problem, config = fit.problem.select(rows), fit.config
     prior = motion_prior(problem.frame, fit.expression_names, fit.frame_rate_hz, config)
-    coarse = term.thinned(_THIN).of_frames(problem.frame).seen(state)
-    terms = _terms(fit, problem, coarse)
-    state = minimise(terms, state, max_steps=2 * config.dense_steps, tolerance=config.tolerance).state
-    fine = term.of_frames(problem.frame).seen(state)
-    for motion in (None, prior):
-        terms = _terms(fit, problem, fine, motion)
+    for some, motion in ((term.thinned(_THIN), None), (term, prior)):
+        terms = _terms(fit, problem, some.of_frames(problem.frame).seen(state), motion)
         state = minimise(terms, state, max_steps=config.dense_steps, tolerance=config.tolerance).state
     return state
 

@@ -106,6 +106,13 @@ def frames(
     return ahead(made) if stop - start > _FEW else made
 
 
+def key_frames(clip: Clip) -> list[int]:
+    """Frames, counted in the clip, from which decoding can begin; empty where the container does not say."""
+    index = _index(clip.path)
+    numbers = (np.flatnonzero(index.key) - clip.first_frame).tolist()
+    return [number for number in numbers if 0 <= number < clip.frame_count]
+
+
 def some_frames(clip: Clip, chosen: list[int]) -> Iterator[Frame]:
     """Some frames of a clip, with accurate colours; what lies between is decoded once at most, and not converted.
 

@@ -36,6 +36,12 @@ class DuplicateFinder:
             self._change.append(float(blocks.max()))
         self._previous = luma
 
+    def join(self, later: DuplicateFinder, first: int) -> None:
+        """Go on with what another finder has seen: the frame before frame ``first``, and the frames from there on."""
+        missing = [float("inf")] * (first - len(self._change))
+        self._change = self._change[:first] + missing + later._change[1:]
+        self._previous = later._previous
+
     def changes(self) -> np.ndarray:
         """(frames,) mean change of the most changed block against the frame before, grey levels; the first is inf."""
         return np.array(self._change)

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from landmarks.faces import EYE_DISTANCE_PX, astronaut, face_clip
+from landmarks.faces import EYE_DISTANCE_PX, astronaut, face_clip, placed
+from video.small_videos import write_video
 
 from manvatar.errors import UserError
 from manvatar.landmarks import Detection, MediaPipeDetector, Observation, as_ibug68, detect_clip, make_detector
+from manvatar.landmarks import clip as clip_module
 from manvatar.landmarks.blazeface import FaceFinder
 from manvatar.video import frames, open_clip, writer
 
@@ -135,6 +137,36 @@ def test_progress_and_repeats(tmp_path: Path) -> None:
     )
     assert calls == [(i + 1, 12) for i in range(12)]
     assert found.duplicate.tolist() == [i % 2 == 1 for i in range(12)]
+
+
+def test_a_clip_looked_at_in_two_parts_is_as_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = []
+    for i in range(70):
+        canvas = np.full((240, 320, 3), (120, 130, 140), np.uint8)
+        if not 20 <= i < 24:
+            placed(canvas, 0.8, (130 + (i - (i % 7 == 6)), 110 + 10 * np.sin(i / 6)))
+        images.append(canvas)
+    clip = open_clip(write_video(tmp_path / "v.mp4", images, gop=10))
+    assert clip_module._cut_in_two(clip, MediaPipeDetector()) == [(0, 70)]
+    whole = detect_clip(clip)
+    monkeypatch.setattr(clip_module, "_SHORT", 60)
+    seen: list[int] = []
+    (first, cut), (again, stop) = clip_module._cut_in_two(clip, MediaPipeDetector())
+    assert (first, stop) == (0, 70) and 37 <= cut == again < 65
+    parts = detect_clip(clip, progress=lambda done, count: seen.append(done))
+    assert torch.equal(parts.landmarks.detected, whole.landmarks.detected) and not whole.landmarks.detected[20:24].any()
+    assert torch.equal(parts.duplicate, whole.duplicate) and parts.notes == whole.notes
+    apart = (parts.landmarks.points_px - whole.landmarks.points_px).norm(dim=-1)[whole.landmarks.detected]
+    assert float(apart.max()) < 0.05
+    assert seen == sorted(seen) and seen[-1] == 70
+
+
+def test_a_clip_without_a_key_frame_near_its_middle_stays_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clip_module, "_SHORT", 10)
+    clip = open_clip(write_video(tmp_path / "v.mp4", [np.zeros((64, 64, 3), np.uint8)] * 30, gop=100))
+    assert clip_module._cut_in_two(clip, MediaPipeDetector()) == [(0, 30)]
 
 
 def test_a_damaged_file_gives_the_frames_it_has(tmp_path: Path) -> None:

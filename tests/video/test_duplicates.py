@@ -68,3 +68,23 @@ def test_real_clip_with_a_seventh_repeated(shared_data: Path) -> None:
         finder.add(frame.image)
     share = float(finder.duplicate().float().mean())
     assert 0.10 < share < 0.18
+
+
+def test_two_finders_joined_are_as_one() -> None:
+    images = _moving([0.0 if i % 3 == 0 else 2.5 for i in range(30)], noise=0.6)
+    whole, first, later = DuplicateFinder(), DuplicateFinder(), DuplicateFinder()
+    for image in images:
+        whole.add(image)
+    for image in images[:12]:
+        first.add(image)
+    for image in images[11:]:
+        later.add(image)
+    first.join(later, 12)
+    assert np.array_equal(first.changes(), whole.changes())
+    assert torch.equal(first.duplicate(), whole.duplicate())
+    short = DuplicateFinder()
+    for image in images[:10]:  # two frames did not decode
+        short.add(image)
+    short.join(later, 12)
+    assert len(short.changes()) == 30 and np.array_equal(short.changes()[12:], whole.changes()[12:])
+    assert np.isinf(short.changes()[10:12]).all()

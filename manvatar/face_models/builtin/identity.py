@@ -27,8 +27,9 @@ def identity_modes(vertices: np.ndarray) -> np.ndarray:
         modes[axis][:, axis] = share * vertices[:, axis]
     samples = _samples(vertices)
     found: list[tuple[float, np.ndarray, int]] = []
+    kernels = [(_kernel(points, samples), _kernel(points, samples * (-1, 1, 1))) for points in (samples, vertices)]
     for parity in (1, -1):
-        values, functions = _eigenfunctions(samples, vertices, parity)
+        values, functions = _eigenfunctions(*(_folded(direct, mirrored, parity) for direct, mirrored in kernels))
         for value, function in zip(values, functions, strict=True):
             for axis in range(3):
                 # Under reflection x changes sign, so a symmetric field is odd in x and even in y and z.
@@ -43,21 +44,26 @@ def identity_modes(vertices: np.ndarray) -> np.ndarray:
     return np.stack(modes)
 
 
-def _eigenfunctions(samples: np.ndarray, points: np.ndarray, parity: int) -> tuple[np.ndarray, np.ndarray]:
-    """Leading even (1) or odd (-1) eigenvalues and functions (N, V), scaled by the root of their variance."""
-    values, vectors = np.linalg.eigh(_folded_kernel(samples, samples, parity))
+def _eigenfunctions(among_samples: np.ndarray, to_points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Leading eigenvalues and functions (N, V) of a covariance, scaled by the root of their variance.
+
+    Args:
+        among_samples: (S, S), of the samples with each other.
+        to_points: (V, S), of the points that the functions are wanted at with the samples.
+    """
+    values, vectors = np.linalg.eigh(among_samples)
     values, vectors = values[::-1][:MODE_COUNT], vectors[:, ::-1][:, :MODE_COUNT]
     kept = values > values[0] * 1e-6
     values, vectors = values[kept], vectors[:, kept]
     # One sign on every machine: the sample that moves most moves in the positive direction.
     vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(0), np.arange(vectors.shape[1])])
-    functions = _folded_kernel(points, samples, parity) @ (vectors / np.sqrt(values))
+    functions = to_points @ (vectors / np.sqrt(values))
     return values, functions.T
 
 
-def _folded_kernel(a: np.ndarray, b: np.ndarray, parity: int) -> np.ndarray:
-    """Covariance of the even or odd part of the process: (k(a, b) + parity k(a, mirrored b)) / 2."""
-    return 0.5 * (_kernel(a, b) + parity * _kernel(a, b * (-1, 1, 1)))
+def _folded(direct: np.ndarray, mirrored: np.ndarray, parity: int) -> np.ndarray:
+    """Covariance of the even (1) or odd (-1) part of the process: (k(a, b) + parity k(a, mirrored b)) / 2."""
+    return 0.5 * (direct + parity * mirrored)
 
 
 def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
