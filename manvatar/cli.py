@@ -107,7 +107,13 @@ def _help() -> str:
 
 
 def _command_name(function: Callable[..., object]) -> str:
-    """The verb: the name of the module that holds ``function``, also when that module runs as ``__main__``."""
+    """The verb, and what follows it: ``fit``, ``benchmark tracking``.
+
+    It is the name of the module that holds ``function``, also when that runs as ``__main__``; ``command`` is a folder's
+    own.
+    """
     spec = getattr(sys.modules.get(function.__module__), "__spec__", None)
     name = spec.name if spec is not None else function.__module__
-    return name.rpartition(".")[2] if name.startswith("manvatar.") else function.__name__
+    package, *parts = name.split(".")
+    words = [part for part in parts if part not in ("command", "__main__")]
+    return " ".join(words) if package == "manvatar" and words else function.__name__

@@ -34,7 +34,8 @@ def fit(
 
     Args:
         video: a portrait video; one person's face should be visible in most of it. Or a dataset folder of AvatarMAV.
-        out: folder for avatar.mav, scores.json, preview.mp4, contact.png, novel.mp4 and track.safetensors.
+        out: folder for avatar.mav, scores.json, preview.mp4, contact.png, novel.mp4, track.safetensors and
+            track_report.png, which shows whether to trust the track.
         preset: fast, paper, or a TOML file of settings; a 2D model has fast and its own TOML files.
         face_model: builtin, or the file or folder of a face model.
         landmarks: auto, face-alignment, the folder of OpenSeeFace's networks, or a file of landmarks.

@@ -34,6 +34,7 @@ from manvatar.ops import give_back_freed_memory, mlp_has_bfloat16, peak_memory_b
 from manvatar.ops.mlp_backends import require_tinycudann
 from manvatar.progress import advancing, frames_bar
 from manvatar.tracking import TrackerConfig, load_track, save_track, track_clip
+from manvatar.tracking.report_picture import write_report as write_track_report
 from manvatar.training import LivePreview, Preset, Trainer, load_preset, restore_checkpoint, save_checkpoint
 from manvatar.types import Clip, Dataset, FaceModel, Track
 from manvatar.video import open_clip
@@ -144,8 +145,8 @@ class Reconstructor:
             video: any file FFmpeg reads, one person's face in most of it; or a dataset folder of AvatarMAV, which is
                 tracked and cut out already.
             out: folder for ``avatar.mav``, ``scores.json``, ``preview.mp4``, ``contact.png``, ``novel.mp4``,
-                ``track.safetensors``; None keeps nothing. What an interrupted run needs to go on lies in ``out/work``
-                and is deleted at the end.
+                ``track.safetensors``, ``track_report.png``; None keeps nothing. What an interrupted run needs to go on
+                lies in ``out/work`` and is deleted at the end.
             start_s, end_s: the part of the video to use.
             max_seconds: training ends after so many seconds, with its rates lowered in time; None = the preset's
                 iterations; for a 2D model 10 minutes.
@@ -179,6 +180,9 @@ class Reconstructor:
         begin = time.perf_counter()
         work = out / "work"
         prepared = self.prepare(video, work, start_s, end_s, max_seconds, resume, show_progress)
+        if report and not prepared.clip.path.is_dir():  # somebody else's poses come without landmarks to compare with
+            seen = write_track_report(out / "track_report.png", prepared.track, prepared.face_model)
+            logger.info("%s: %s", out / "track_report.png", seen)
         result = self.train(prepared, out, max_seconds, resume, show_progress, report, begin)
         self.finish(work, out)
         return result

@@ -27,6 +27,7 @@ from manvatar.tracking import load_track
 from manvatar.video import frames, open_clip, writer
 
 PROMISED = ["avatar.mav", "contact.png", "novel.mp4", "preview.mp4", "scores.json", "track.safetensors"]
+PROMISED += ["track_report.png"]
 
 
 def names(folder: Path) -> list[str]:
@@ -41,6 +42,8 @@ def test_all_that_is_promised_is_there_and_nothing_else(small_fit: SmallFit) -> 
     assert names(small_fit.out) == PROMISED
     contact = iio.imread(small_fit.out / "contact.png")
     assert contact.ndim == 3 and contact.std() > 10
+    trust = iio.imread(small_fit.out / "track_report.png")
+    assert trust.shape[1] > 500 and trust.std() > 10
     preview, novel = open_clip(small_fit.out / "preview.mp4"), open_clip(small_fit.out / "novel.mp4")
     assert preview.frame_count == 3 and preview.size_px[0] > preview.size_px[1]  # truth beside render
     assert novel.frame_count == 12 * 36

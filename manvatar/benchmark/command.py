@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from manvatar.benchmark import tracking
 from manvatar.benchmark.cases import cases
 from manvatar.benchmark.machine import Machine, best_seconds, look_at
 from manvatar.benchmark.pipeline import measure
@@ -32,6 +34,8 @@ def benchmark(
 
     The floor is what this machine needs at least for the op's bytes and arithmetic; its bandwidth and its matrix rate
     are measured first. Close everything else before: other work makes figures worse, not better.
+
+    ``manvatar benchmark tracking`` shows instead how far tracks are off where the truth is known; see its own --help.
 
     Args:
         json_out: also write everything as JSON.
@@ -133,5 +137,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    return run(benchmark, argv)
+    """Run the command, or ``benchmark tracking`` where that is its first word; returns its exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments[:1] == ["tracking"]:
+        return tracking.main(arguments[1:])
+    return run(benchmark, arguments)

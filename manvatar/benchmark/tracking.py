@@ -1,4 +1,4 @@
-"""``python -m manvatar.benchmark.tracking``: how far tracks are off where the truth is known, case by case."""
+"""``manvatar benchmark tracking``: how far tracks are off where the truth is known, case by case."""
 
 from __future__ import annotations
 

@@ -95,9 +95,13 @@ def _fill(images: Tensor, clip: Clip, crop: Crop, matte: ClipMatte, progress: Pr
         for frame in frames(clip):
             yield frame.index, context.cut(frame.image)
 
-    def persons() -> Generator[tuple[int, Tensor, Tensor]]:
+    def roughs() -> Generator[tuple[int, Tensor, Tensor]]:
         for index, wide in ahead(crops()):
-            yield index, wide, matte.person_alpha(wide)
+            yield index, wide, matte.rough_person(wide)
+
+    def persons() -> Generator[tuple[int, Tensor, Tensor]]:
+        for index, wide, rough in ahead(roughs()):
+            yield index, wide, matte.person_alpha(wide, rough)
 
     for index, wide, person_alpha in ahead(persons()):
         alpha = crop.inner(matte.head_alpha(index, wide, person_alpha))

@@ -55,14 +55,26 @@ class Crop:
         right, bottom = left + side, top + side
         inside = image[max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
         if inside.shape[:2] != (side, side):
-            rows = torch.arange(top, bottom).clamp(0, height - 1)
-            columns = torch.arange(left, right).clamp(0, width - 1)
-            inside = image[rows][:, columns]
+            inside = _with_edges(image, left, top, side)
         # As bytes, colour last: four times as fast as floating point, and no more than one grey level off.
         pixels = inside.permute(2, 0, 1)[None]
         size = (self.size_px, self.size_px)
         scaled = functional.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)
         return scaled[0].permute(1, 2, 0).contiguous()
+
+
+def _with_edges(image: UInt8[Tensor, "height width 3"], left: int, top: int, side: int) -> UInt8[Tensor, "s s 3"]:
+    """A square that reaches over the border of an image: its edge pixels are repeated. Much faster than indexing."""
+    height, width = image.shape[:2]
+    rows = torch.arange(top, top + side).clamp(0, height - 1)
+    inner = slice(min(max(-left, 0), side), max(min(width - left, side), 0))  # columns that the image has
+    if inner.stop <= inner.start:
+        return image[rows][:, torch.arange(left, left + side).clamp(0, width - 1)]
+    result = image.new_empty(side, side, 3)
+    result[:, inner] = image[rows, max(left, 0) : max(left, 0) + inner.stop - inner.start]
+    result[:, : inner.start] = result[:, inner.start, None]
+    result[:, inner.stop :] = result[:, inner.stop - 1, None]
+    return result
 
 
 def head_crop(track: Track, size_px: int) -> Crop:

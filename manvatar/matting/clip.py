@@ -56,14 +56,18 @@ class ClipMatte:
         """
         return self.head_alpha(frame, image, self.person_alpha(image))
 
-    def person_alpha(self, image: Tensor) -> Float[Tensor, "height width"]:
-        """The first half of a call, which may run in a thread of its own: alpha of the whole person."""
-        return self._person(image)
+    def rough_person(self, image: Tensor) -> Tensor:
+        """The first third of a call, frames in order; each third may run in a thread of its own."""
+        return self._person.rough(image)
+
+    def person_alpha(self, image: Tensor, rough: Tensor | None = None) -> Float[Tensor, "height width"]:
+        """The second third: alpha of the whole person. Without ``rough`` the first one is done, too."""
+        return self._person.sharpened(image, self._person.rough(image) if rough is None else rough)
 
     def head_alpha(
         self, frame: int, image: Tensor, person_alpha: Float[Tensor, "height width"]
     ) -> Float[Tensor, "height width"]:
-        """The second half: the person without the body."""
+        """The last third: the person without the body."""
         return self.head(self._sample(frame, image, person_alpha))
 
     def _sample(self, frame: int, image: Tensor, person_alpha: Tensor) -> HeadSample:

@@ -54,20 +54,32 @@ class PersonMatte:
         Returns:
             Alpha in [0, 1], float32, of the same size.
         """
-        if self._view_px is None:
-            return self._matte(image)
-        left, top, right, bottom = self._view_px
-        inside = slice(max(top, 0), max(bottom, 0)), slice(max(left, 0), max(right, 0))
-        alpha = torch.zeros(image.shape[:2])
-        alpha[inside] = self._matte(image[inside])
-        return alpha
+        return self.sharpened(image, self.rough(image))
 
-    def _matte(self, image: Tensor) -> Float[Tensor, "height width"]:
-        seen = shrunk(image, self._network.input_size)
+    def rough(self, image: Tensor) -> Float[Tensor, "4 small small"]:
+        """The first half of a call, for frames in order: what is looked at, in colour, and its alpha."""
+        seen = shrunk(image[self._inside(image)], self._network.input_size)
         (probability,) = self._network(seen.permute(1, 2, 0).contiguous().numpy()).values()
         guide = resized(seen, (_FILTER_PX, _FILTER_PX))
-        rough = resized(torch.from_numpy(probability[..., 0])[None], (_FILTER_PX, _FILTER_PX))
-        rough = self._steadied(rough[0], guide)
+        alpha = resized(torch.from_numpy(probability[..., 0])[None], (_FILTER_PX, _FILTER_PX))
+        return torch.cat([guide, self._steadied(alpha[0], guide)[None]])
+
+    def sharpened(self, image: Tensor, rough: Float[Tensor, "4 small small"]) -> Float[Tensor, "height width"]:
+        """The second half, which knows nothing of other frames and may run in a thread of its own."""
+        if self._view_px is None:
+            return self._along_edges(image, rough[:3], rough[3])
+        inside = self._inside(image)
+        alpha = torch.zeros(image.shape[:2])
+        alpha[inside] = self._along_edges(image[inside], rough[:3], rough[3])
+        return alpha
+
+    def _inside(self, image: Tensor) -> tuple[slice, slice]:
+        left, top, right, bottom = self._view_px or (0, 0, image.shape[1], image.shape[0])
+        return slice(max(top, 0), max(bottom, 0)), slice(max(left, 0), max(right, 0))
+
+    def _along_edges(
+        self, image: Tensor, guide: Float[Tensor, "3 small small"], rough: Float[Tensor, "small small"]
+    ) -> Float[Tensor, "height width"]:
         coefficients = guided_coefficients(guide, rough, self._radius, self._epsilon)
         # Dark hair before a dark background fools the colour model: there, and deep inside and far outside, the
         # network decides.

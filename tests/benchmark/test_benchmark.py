@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from manvatar import ops
-from manvatar.benchmark import command, main
+from manvatar.benchmark import command, main, tracking
 from manvatar.benchmark.cases import Case, cases
 from manvatar.benchmark.machine import Machine, best_seconds, look_at
 from manvatar.benchmark.pipeline import measure
@@ -91,3 +91,13 @@ def test_the_pipeline_has_rates() -> None:
     rates = measure("fast", 200)
     assert min(vars(rates).values()) > 0.1
     assert rates.render_256_frames_per_s > rates.render_512_frames_per_s
+
+
+def test_tracking_is_a_word_of_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = []
+    monkeypatch.setattr(tracking, "lines", lambda truth, model: asked.append((truth.id, model.id)) or ["a line"])
+    assert main(["tracking"]) == 0
+    assert asked == [("builtin-1", "builtin-1")] and capsys.readouterr().out == "a line\n"
+    assert main(["tracking", "--model", "nowhere.npz"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("manvatar benchmark tracking: error: ") and "nowhere.npz" in error

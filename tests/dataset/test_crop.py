@@ -148,3 +148,13 @@ def test_fitted_around_what_the_mattes_show() -> None:
 def test_without_a_matte_the_crop_stays() -> None:
     crop = Crop(40.0, 20.0, 200.0, 100)
     assert fitted_crop(crop, torch.zeros(2, 100, 100), 256) == replace(crop, size_px=256)
+
+
+@pytest.mark.parametrize(
+    "place", [(-9, -13, 70), (10, -5, 30), (35, 25, 20), (-20, 0, 10), (60, -2, 10), (-10, -40, 12), (0, -1, 51)]
+)
+def test_beyond_the_border_the_edge_is_repeated(place: tuple[int, int, int]) -> None:
+    image = torch.randint(0, 256, (40, 51, 3), dtype=torch.uint8)
+    left, top, side = place
+    rows, columns = (torch.arange(low, low + side).clamp(0, n - 1) for low, n in ((top, 40), (left, 51)))
+    assert torch.equal(Crop(float(left), float(top), float(side), side).cut(image), image[rows][:, columns])
