@@ -10,10 +10,6 @@ from typing import Literal
 import torch
 
 from manvatar.baselines.bilayer.animation import frame_network, pictures, write_pictures
-from manvatar.baselines.bilayer.corpus.distributed import joined
-from manvatar.baselines.bilayer.corpus.folders import open_corpus
-from manvatar.baselines.bilayer.corpus.prepare import prepare as prepare_corpus
-from manvatar.baselines.bilayer.corpus.trainer import CHECKPOINT, CorpusConfig, CorpusTrainer
 from manvatar.baselines.bilayer.enhancer import STEPS
 from manvatar.baselines.bilayer.fast import FrameNetwork, accelerated
 from manvatar.baselines.bilayer.model import BilayerConfig, BilayerModel, Person
@@ -21,6 +17,11 @@ from manvatar.baselines.bilayer.official import load_official, load_official_dis
 from manvatar.baselines.bilayer.onnx_export import export_onnx
 from manvatar.baselines.bilayer.photo import Photo, person_of, prepare_photo, read_picture
 from manvatar.baselines.bilayer.reenact import driven_keypoints
+from manvatar.baselines.bilayer.training import CorpusConfig, CorpusTrainer
+from manvatar.baselines.corpus.distributed import joined
+from manvatar.baselines.corpus.folders import open_corpus
+from manvatar.baselines.corpus.loop import start_or_resume
+from manvatar.baselines.corpus.prepare import prepare as prepare_corpus
 from manvatar.baselines.losses import perceptual_losses
 from manvatar.cli import Output, Positional, run
 from manvatar.driving import parse_background
@@ -201,11 +202,7 @@ def train(
     with joined(device) as processes:
         perceptual = perceptual_losses(vgg19, vggface)
         trainer = CorpusTrainer(config, open_corpus(corpus), processes, start, perceptual)
-        if resume:
-            trainer.restore(out / CHECKPOINT)
-        elif (out / CHECKPOINT).exists():
-            raise UserError(f"{out} holds a run already; go on with it with --resume, or choose another folder")
-        trainer.fit(out)
+        start_or_resume(trainer, out, resume)
 
 
 def _start(

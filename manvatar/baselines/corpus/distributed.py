@@ -2,7 +2,7 @@
 
 A process started by ``torchrun`` finds the others by the environment; without it there is one, and nothing here costs
 anything. Gradients are averaged by ``DistributedDataParallel``; what is not a mean over images needs more: the
-statistics of batch norms and losses with means inside, see ``everyones`` in the model's blocks.
+statistics of batch norms and losses with means inside, see ``everyones`` in the blocks of the bi-layer model.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import distributed
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclass(frozen=True)
@@ -44,3 +45,12 @@ def joined(device: str = "auto") -> Iterator[Processes]:
         yield Processes(distributed.get_rank(), count, here)
     finally:
         distributed.destroy_process_group()
+
+
+def shared(module: nn.Module, processes: Processes) -> nn.Module:
+    """``module`` as one of many processes has it: its gradients are averaged over all. All start with equal weights."""
+    if processes.count == 1:
+        return module
+    devices = [processes.device] if processes.device.type == "cuda" else None
+    # Buffers are equal without being sent: statistics are everyone's, and weights are the same everywhere.
+    return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)

@@ -16,33 +16,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from manvatar.baselines.stickman import KEYPOINTS, draw_stickman
+from manvatar.baselines.stickman import KEYPOINTS
 from manvatar.errors import UserError
 
 KINDS = {"imgs": ".jpg", "keypoints": ".npy", "segs": ".png"}
 _STEP = math.sqrt(5)  # irrational: the frames of a video are visited evenly, without a pattern
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """A batch: a source and a target frame of each person's video."""
-
-    source_photos: Float[Tensor, "people 3 size size"]  # RGB in [-1, 1]
-    source_stickmen: Float[Tensor, "people 3 size size"]
-    source_mattes: Float[Tensor, "people 1 size size"]  # [0, 1]
-    source_keypoints: Float[Tensor, "people 136"]
-    target_photos: Float[Tensor, "people 3 size size"]
-    target_stickmen: Float[Tensor, "people 3 size size"]
-    target_mattes: Float[Tensor, "people 1 size size"]
-    target_keypoints: Float[Tensor, "people 136"]
-
-    def to(self, device: torch.device | str) -> Pairs:
-        return Pairs(*(value.to(device, non_blocking=True) for value in vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -76,12 +58,15 @@ def open_corpus(root: str | os.PathLike[str], split: str = "train") -> Corpus:
     return Corpus(base, videos)
 
 
-class PairBatches(Dataset):
-    """Item k is this process's share of the batch of step k.
+class FrameDraws(Dataset):
+    """Which frames each step sees; item k of a subclass is this process's share of the batch of step k.
 
     Args:
         people: in a batch, over all processes.
         process, processes: which share.
+
+    Raises:
+        UserError: the batch cannot be shared evenly.
     """
 
     def __init__(
@@ -92,26 +77,19 @@ class PairBatches(Dataset):
         self.corpus, self.size_px, self.people, self.seed = corpus, size_px, people, seed
         self.share = range(process * (people // processes), (process + 1) * (people // processes))
 
-    def __getitem__(self, step: int) -> Pairs:
-        chosen = [self.pair(step * self.people + place) for place in self.share]
-        sides = [[load_frame(self.corpus.root, pair[side], self.size_px) for pair in chosen] for side in (0, 1)]
-        values = []
-        for frames in sides:
-            photos, mattes, keypoints = (torch.stack(parts) for parts in zip(*frames, strict=True))
-            values += [photos, draw_stickman(keypoints, self.size_px), mattes, keypoints]
-        return Pairs(*values)
+    def draw(self, number: int, frames: int) -> tuple[int, tuple[str, ...]]:
+        """The video of the ``number``-th draw since the start of training, and names of so many of its frames.
 
-    def pair(self, number: int) -> tuple[str, str]:
-        """Source and target frame of the ``number``-th draw since the start of training."""
+        A video with fewer frames than that shows some of them twice.
+        """
         count = len(self.corpus.videos)
         round_number, place = divmod(number, count)  # each video once a round
-        order = np.random.default_rng([self.seed, round_number]).permutation(count)
-        video = self.corpus.videos[order[place]]
-        start = np.random.default_rng([self.seed, 1 << 32, int(order[place])]).random()
-        source, target = (
-            round(((start + _STEP * draw) % 1) * (len(video) - 1)) for draw in (2 * round_number, 2 * round_number + 1)
-        )
-        return video[source], video[target]
+        chosen = int(np.random.default_rng([self.seed, round_number]).permutation(count)[place])
+        video = self.corpus.videos[chosen]
+        start = np.random.default_rng([self.seed, 1 << 32, chosen]).random()
+        first = frames * round_number
+        rows = [round(((start + _STEP * draw) % 1) * (len(video) - 1)) for draw in range(first, first + frames)]
+        return chosen, tuple(video[row] for row in rows)
 
 
 def load_frame(root: Path, name: str, size_px: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,10 +14,10 @@ from torch.func import functional_call
 
 from manvatar.baselines import losses
 from manvatar.baselines.bilayer.blocks import Images, everyones
-from manvatar.baselines.bilayer.corpus.folders import Pairs
 from manvatar.baselines.bilayer.discriminator import Discriminator
 from manvatar.baselines.bilayer.generators import InferenceOutput, masked, warped
 from manvatar.baselines.bilayer.model import BilayerModel, Person
+from manvatar.baselines.bilayer.pairs import Pairs
 
 Stage = Literal["base", "enhancer"]
 

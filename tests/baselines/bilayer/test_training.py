@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from baselines.bilayer.corpus import tiny_corpus
-from baselines.bilayer.corpus.tiny_corpus import CONFIG, make_corpus, trainer
+from baselines.bilayer import tiny_training
+from baselines.bilayer.tiny_training import CONFIG, trainer
+from baselines.corpus.painted import make_corpus
 
-from manvatar.baselines.bilayer.corpus.distributed import Processes
-from manvatar.baselines.bilayer.corpus.folders import open_corpus
-from manvatar.baselines.bilayer.corpus.trainer import CorpusTrainer
 from manvatar.baselines.bilayer.official import load_official, load_official_discriminator
+from manvatar.baselines.bilayer.training import CorpusTrainer
+from manvatar.baselines.corpus.distributed import Processes
+from manvatar.baselines.corpus.folders import open_corpus
 from manvatar.errors import UserError
 
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -28,11 +29,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_processes_equal_one(root: Path, tmp_path: Path) -> None:
-    script, out = Path(tiny_corpus.__file__), tmp_path / "two.pt"
+    script, out = Path(tiny_training.__file__), tmp_path / "two.pt"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run([*command, str(script), str(root), str(out)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    two, one = torch.load(out, weights_only=True), tiny_corpus.run(root, ALONE)
+    two, one = torch.load(out, weights_only=True), tiny_training.run(root, ALONE)
     assert one.keys() == two.keys() and "2 discriminator" in one
     largest_of_all = max(float(value.abs().max()) for name, value in one.items() if name.startswith("gradient"))
     for name, value in one.items():

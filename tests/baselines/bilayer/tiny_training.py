@@ -1,44 +1,22 @@
-"""A corpus of painted frames, and a run on it; also a script, so that torchrun can start it."""
+"""A small run of the bi-layer model; also a script, so that torchrun can start it."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[3])]  # when torchrun starts it
+sys.path[:0] = [str(Path(__file__).resolve().parents[2])]  # when torchrun starts it
 
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from baselines.bilayer.tiny_model import TINY  # noqa: E402
-from PIL import Image  # noqa: E402
 
-from manvatar.baselines.bilayer.corpus.distributed import Processes, joined  # noqa: E402
-from manvatar.baselines.bilayer.corpus.folders import open_corpus  # noqa: E402
-from manvatar.baselines.bilayer.corpus.trainer import CorpusConfig, CorpusTrainer  # noqa: E402
+from manvatar.baselines.bilayer.training import CorpusConfig, CorpusTrainer  # noqa: E402
+from manvatar.baselines.corpus.distributed import Processes, joined  # noqa: E402
+from manvatar.baselines.corpus.folders import open_corpus  # noqa: E402
 
 CONFIG = CorpusConfig(
     model=TINY, people=4, iterations=4, save_every=2, log_every=1, workers=0, statistics_batches=2, learning_rate=1e-3
 )
-
-
-def make_corpus(root: Path, people: int = 3, frames: int = 4, size_px: int = 40) -> Path:
-    """Every person a colour; keypoints move the painted square."""
-    for person in range(people):
-        rng = np.random.default_rng(person)
-        color = rng.integers(60, 255, 3)
-        for frame in range(frames):
-            name = f"train/id{person}/video{person}/{frame // 3:05d}/{frame:06d}"
-            image = np.zeros((size_px, size_px, 3), np.uint8)
-            left = 4 + 3 * frame
-            image[8:30, left : left + 20] = color
-            paths = {kind: root / kind / name for kind in ("imgs", "keypoints", "segs")}
-            for path in paths.values():
-                path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(f"{paths['imgs']}.jpg", quality=95)
-            Image.fromarray((image.any(2) * 255).astype(np.uint8)).save(f"{paths['segs']}.png")
-            points = rng.random((68, 2)) * 18 + [left, 9]
-            np.save(f"{paths['keypoints']}.npy", points)
-    return root
 
 
 def trainer(root: Path, processes: Processes) -> CorpusTrainer:

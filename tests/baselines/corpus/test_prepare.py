@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from baselines.bilayer.corpus.tiny_corpus import CONFIG, make_corpus
+from baselines.bilayer.tiny_training import CONFIG
+from baselines.corpus.painted import make_corpus
 from landmarks.faces import face_clip
 
-from manvatar.baselines.bilayer.corpus import prepare as module
-from manvatar.baselines.bilayer.corpus.folders import load_frame, open_corpus
-from manvatar.baselines.bilayer.corpus.prepare import prepare, sequence_name, still_crop
-from manvatar.baselines.bilayer.corpus.trainer import CorpusConfig
 from manvatar.baselines.bilayer.model import BilayerConfig
 from manvatar.baselines.bilayer.official import checkpoint_files
+from manvatar.baselines.bilayer.training import CorpusConfig
+from manvatar.baselines.corpus import prepare as module
+from manvatar.baselines.corpus.folders import load_frame, open_corpus
+from manvatar.baselines.corpus.prepare import prepare, sequence_name, still_crop
 from manvatar.bilayer import main
 from manvatar.video import writer
 

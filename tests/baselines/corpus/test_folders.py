@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from baselines.bilayer.corpus.tiny_corpus import make_corpus
+from baselines.corpus.painted import make_corpus
 from PIL import Image
 
-from manvatar.baselines.bilayer.corpus.folders import PairBatches, load_frame, open_corpus
+from manvatar.baselines.bilayer.pairs import PairBatches
+from manvatar.baselines.corpus.folders import load_frame, open_corpus
 from manvatar.errors import UserError
 
 
@@ -38,7 +39,7 @@ def test_a_frame_as_tensors(root: Path) -> None:
 
 def test_every_video_once_a_round_and_its_frames_evenly(root: Path) -> None:
     batches = PairBatches(open_corpus(root), 32, people=3)
-    pairs = [batches.pair(number) for number in range(3 * 40)]
+    pairs = [batches.draw(number, 2)[1] for number in range(3 * 40)]
     for start in range(0, len(pairs), 3):
         assert len({Path(source).parts[1] for source, _ in pairs[start : start + 3]}) == 3
     assert all(Path(source).parts[1:3] == Path(target).parts[1:3] for source, target in pairs)
