@@ -7,32 +7,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-import torch
-
-from manvatar.baselines.bilayer.animation import frame_network, pictures, write_pictures
+from manvatar.baselines.animation import background_color, driver_track, known_landmarks, pictures, write_pictures
+from manvatar.baselines.bilayer.animation import frame_network, person_of
 from manvatar.baselines.bilayer.enhancer import STEPS
 from manvatar.baselines.bilayer.fast import FrameNetwork, accelerated
 from manvatar.baselines.bilayer.model import BilayerConfig, BilayerModel, Person
 from manvatar.baselines.bilayer.official import load_official, load_official_discriminator
 from manvatar.baselines.bilayer.onnx_export import export_onnx
-from manvatar.baselines.bilayer.photo import Photo, person_of, prepare_photo, read_picture
-from manvatar.baselines.bilayer.reenact import driven_keypoints
 from manvatar.baselines.bilayer.training import CorpusConfig, CorpusTrainer
 from manvatar.baselines.corpus.distributed import joined
 from manvatar.baselines.corpus.folders import open_corpus
 from manvatar.baselines.corpus.loop import start_or_resume
 from manvatar.baselines.corpus.prepare import prepare as prepare_corpus
 from manvatar.baselines.losses import perceptual_losses
-from manvatar.cli import Output, Positional, run
-from manvatar.driving import parse_background
+from manvatar.baselines.photo import Photo, prepare_photo, read_picture
+from manvatar.baselines.reenact import driven_keypoints
+from manvatar.cli import Output, Positional, run_verb
+from manvatar.devices import Device, pick_device
 from manvatar.errors import UserError
 from manvatar.face_models import load
 from manvatar.files import make_folder
-from manvatar.tracking import load_track, track_clip
-from manvatar.types import FaceModel, Track
-from manvatar.video import open_clip
+from manvatar.types import FaceModel
 
-Device = Literal["auto", "cpu", "cuda"]
 _MOST_STEPS = 64
 
 
@@ -72,13 +68,11 @@ def animate(
         no_visible_mark: leave out the small word in the corner.
         device: auto takes the GPU where there is one.
     """
-    color = None if background == "painted" else parse_background(background)
-    if color is None and background != "painted":
-        raise UserError("videos cannot be transparent; give white, black, R,G,B or painted as --background")
+    color = background_color(background)
     make_folder(out.parent)  # found out now, not after minutes of work
-    target = _device(device)
+    target = pick_device(device, native=False)
     model, fitted, shape = _start(photo, weights, face_model, landmarks, steps)
-    driver = _driver(drive, shape, landmarks)
+    driver = driver_track(drive, shape, landmarks)
     keypoints = driven_keypoints(fitted, driver, shape, motion)
     person = _person(model.to(target), fitted, steps, old_sampling)
     network = frame_network(model, person, precision, compile, align_corners=old_sampling)
@@ -137,7 +131,7 @@ def prepare(
     """
     if not 16 <= size <= 1024:
         raise UserError(f"--size {size} is out of range; give 16 to 1024 pixels")
-    done = prepare_corpus(videos, out, split=split, size_px=size, every=every, landmarks=_known(landmarks))
+    done = prepare_corpus(videos, out, split=split, size_px=size, every=every, landmarks=known_landmarks(landmarks))
     for sentence in done.skipped:
         print(f"left out {sentence}", file=sys.stderr)
     print(f"{out}: {done.videos} videos, {done.frames} frames in {split}")
@@ -183,7 +177,7 @@ def train(
     """
     if min(iterations, people, save_every) < 1 or workers < 0 or not 0 < learning_rate < 1:
         raise UserError("--iterations, --people and --save-every must be positive, --learning-rate between 0 and 1")
-    _device(device)
+    pick_device(device, native=False)
     width = {"small": 16, "medium": 32, "large": 64}[size]
     config = CorpusConfig(
         model=BilayerConfig(width=width, max_width=8 * width),
@@ -211,35 +205,17 @@ def _start(
     """The model, the photo as it takes it, and the face model of photo and driver."""
     if not 0 <= steps <= _MOST_STEPS:
         raise UserError(f"--steps {steps} is out of range; give 0 to {_MOST_STEPS}")
-    _known(landmarks)
+    known_landmarks(landmarks)
     picture = read_picture(photo)
     model = load_official(weights)
     shape = load(face_model)
     return model, prepare_photo(picture, shape, model.config.image_size_px, landmarks), shape
 
 
-def _known(landmarks: str) -> str:
-    if landmarks not in ("auto", "mediapipe", "face-alignment"):
-        raise UserError(f"--landmarks {landmarks} is not known; give auto, mediapipe or face-alignment")
-    return landmarks
-
-
 def _person(model: BilayerModel, photo: Photo, steps: int, old_sampling: bool) -> Person:
     if model.texture_enhancer is None and steps:
         print("the weights have no texture enhancer; the texture is as predicted from the photo", file=sys.stderr)
     return person_of(accelerated(model), photo, steps, old_sampling)
-
-
-def _driver(path: Path, face_model: FaceModel, landmarks: str) -> Track:
-    if path.suffix.lower() == ".safetensors":
-        return load_track(path)
-    return track_clip(open_clip(path), face_model, landmarks=landmarks).track
-
-
-def _device(name: Device) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda was asked for, but torch sees no GPU; leave it out to use the CPU")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 VERBS: dict[str, Callable[..., None]] = {
@@ -252,16 +228,7 @@ VERBS: dict[str, Callable[..., None]] = {
 
 def main(argv: list[str] | None = None) -> int:
     """The command; its first argument is one of :data:`VERBS`."""
-    arguments = sys.argv[1:] if argv is None else argv
-    if arguments and arguments[0] in VERBS:
-        return run(VERBS[arguments[0]], arguments[1:])
-    lines = [f"  {name:14}{(verb.__doc__ or '').splitlines()[0]}" for name, verb in VERBS.items()]
-    text = "\n".join(["usage: manvatar bilayer VERB [options]    (VERB --help lists them)", "", *lines])
-    if arguments and arguments[0] in ("-h", "--help"):
-        print(text)
-        return 0
-    print(text, file=sys.stderr)
-    return 2
+    return run_verb("bilayer", VERBS, argv)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ COMMANDS = {
     "view": "look at an avatar in the browser",
     "export": "write an avatar in another program's format",
     "bilayer": "animate a photo with the bi-layer model; train it on a corpus",
+    "fewshot": "train the few-shot model on a corpus, make it a person's, animate them",
     "compare": "several avatars or methods side by side",
     "benchmark": "measure time, memory and quality",
 }
@@ -72,6 +73,21 @@ def run(function: Callable[..., object], argv: list[str] | None = None) -> int:
         print(f"{program}: stopped", file=sys.stderr)
         return 130
     return result if isinstance(result, int) else 0
+
+
+def run_verb(command: str, verbs: dict[str, Callable[..., object]], argv: list[str] | None = None) -> int:
+    """For a command of several verbs: :func:`run` that which comes first in ``argv``; the list of them otherwise."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments and arguments[0] in verbs:
+        return run(verbs[arguments[0]], arguments[1:])
+    width = max(map(len, verbs)) + 3
+    lines = [f"  {name:{width}}{(verb.__doc__ or '').splitlines()[0]}" for name, verb in verbs.items()]
+    text = "\n".join([f"usage: manvatar {command} VERB [options]    (VERB --help lists them)", "", *lines])
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(text)
+        return 0
+    print(text, file=sys.stderr)
+    return 2
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -31,7 +31,7 @@ _LAYERS = [
     {"viewer"},
     {"baselines"},
     {"reconstruction"},  # the whole pipeline as one object
-    {"fit", "track", "render", "eval", "demo", "view", "export", "compare", "benchmark", "bilayer"},
+    {"fit", "track", "render", "eval", "demo", "view", "export", "compare", "benchmark", "bilayer", "fewshot"},
 ]
 _RANK = {part: rank for rank, layer in enumerate(_LAYERS) for part in layer}
 

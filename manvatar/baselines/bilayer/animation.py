@@ -1,23 +1,19 @@
-"""From a person and keypoints to a video file."""
+"""From a photo to a person, and from a person to what draws their frames."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Literal
 
 import torch
-from jaxtyping import Float, UInt8
 from torch import Tensor
-from tqdm import tqdm
 
+from manvatar.baselines.bilayer.enhancer import STEPS
 from manvatar.baselines.bilayer.fast import FrameNetwork
 from manvatar.baselines.bilayer.model import BilayerModel, Person
-from manvatar.mark import draw_visible_mark
-from manvatar.video import writer
+from manvatar.baselines.photo import Photo
 
 Precision = Literal["float32", "bfloat16"]
-_AT_ONCE = 4  # frames; more costs memory and gains nothing on two cores
 
 
 def frame_network(
@@ -36,39 +32,17 @@ def frame_network(
 
 
 @torch.no_grad()
-def pictures(
-    network: Callable[[Tensor], tuple[Tensor, Tensor]],
-    keypoints: Float[Tensor, "frames 136"],
-    background: Float[Tensor, "3"] | None,
-    device: torch.device,
-    progress: bool = True,
-) -> Iterator[UInt8[Tensor, "size size 3"]]:
-    """The frames, one at a time.
+def person_of(model: BilayerModel, photo: Photo, steps: int = STEPS, align_corners: bool = False) -> Person:
+    """The person of a photo, their texture enhanced where the model has an enhancer; on the model's device.
 
     Args:
-        background: colour in [0, 1] that the mask leaves free; None = whatever the network has painted there.
+        model: best the fast form of :func:`manvatar.baselines.bilayer.fast.accelerated`.
     """
-    count = len(keypoints)
-    spare = -count % _AT_ONCE  # as many each time: a compiled network would be compiled again for another number
-    full = torch.cat([keypoints, keypoints[-1:].expand(spare, -1)])
-    with tqdm(total=count, desc="frames", unit="frame", disable=not progress) as bar:
-        for start in range(0, count, _AT_ONCE):
-            image, mask = network(full[start : start + _AT_ONCE].to(device))
-            color = (image.clamp(-1, 1) + 1) / 2
-            if background is not None:
-                color = color * mask + background.to(device)[:, None, None] * (1 - mask)
-            for one in (color.permute(0, 2, 3, 1) * 255).round().to("cpu", torch.uint8)[: count - start]:
-                yield one
-                bar.update()
-
-
-def write_pictures(path: Path, images: Iterator[UInt8[Tensor, "size size 3"]], rate_hz: float, mark: bool) -> None:
-    """A video marked as synthetic: in its metadata, and with ``mark`` in the corner of every frame.
-
-    Raises:
-        UserError: the path cannot be written to or is no name of a video.
-    """
-    first = next(images)
-    with writer(path, rate_hz, (first.shape[1], first.shape[0]), synthetic=True) as video:
-        for image in (first, *images) if not mark else map(draw_visible_mark, (first, *images)):
-            video.write(image)
+    device = next(model.parameters()).device
+    image, stickman, matte, keypoints = (
+        value.to(device) for value in (photo.image, photo.stickman, photo.matte, photo.keypoints)
+    )
+    person = model.person(image, stickman, matte)
+    if model.texture_enhancer is None or steps == 0:
+        return person
+    return model.enhanced(person, image, keypoints, steps, align_corners=align_corners)

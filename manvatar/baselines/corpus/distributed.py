@@ -28,6 +28,9 @@ class Processes:
         return self.number == 0
 
 
+ALONE = Processes(0, 1, torch.device("cpu"))
+
+
 @contextmanager
 def joined(device: str = "auto") -> Iterator[Processes]:
     """Join the processes that ``torchrun`` has started, for the time of the block; alone without it."""

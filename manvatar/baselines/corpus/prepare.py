@@ -13,8 +13,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from manvatar.baselines.bilayer.photo import Crop, MovingMatte
 from manvatar.baselines.corpus.folders import KINDS
+from manvatar.baselines.photo import Crop, MovingMatte
 from manvatar.errors import UserError
 from manvatar.files import make_folder
 from manvatar.landmarks import as_ibug68, detect_clip

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 
 from manvatar.baselines import losses
-from manvatar.baselines.fewshot.networks import FewShotModel, Judgement, ProjectionDiscriminator
+from manvatar.baselines.corpus.distributed import ALONE, Processes, shared
+from manvatar.baselines.fewshot.episodes import Episode
+from manvatar.baselines.fewshot.networks import FewShotModel, Generator, Judgement, ProjectionDiscriminator
 from manvatar.errors import UserError
 
 
@@ -37,48 +40,31 @@ class MetaConfig:
     gradients: float = 5.0
 
 
-@dataclass(frozen=True)
-class Episode:
-    """K frames of each of V videos, and one more of each."""
+class _Game:
+    """What meta-training and fine-tuning share: the content loss, the game, two optimisers.
 
-    images: Float[Tensor, "videos frames 3 size size"]
-    stickmen: Float[Tensor, "videos frames 3 size size"]
-    target: Float[Tensor, "videos 3 size size"]
-    target_stickman: Float[Tensor, "videos 3 size size"]
-    video: Int[Tensor, "videos"]  # which of the training videos each is
-
-    def __post_init__(self) -> None:
-        if self.images.shape[1] < 1:
-            raise ValueError("Episode: each video needs a frame to learn from")
-
-
-@dataclass(frozen=True)
-class StepLosses:
-    """What a step has seen; plain numbers."""
-
-    content: float
-    adversarial: float
-    feature_matching: float
-    matching: float
-    discriminator: float
-
-
-class _Adversary:
-    """What meta-training and fine-tuning share: the content loss, the game, two optimisers."""
+    Args:
+        maker: makes images; a module, so that many processes can share its gradients.
+        discriminator: judges them; as above.
+    """
 
     def __init__(
         self,
-        learners: list[nn.Parameter],
+        maker: nn.Module,
         discriminator: ProjectionDiscriminator,
         config: MetaConfig,
         perceptual: tuple[losses.WeightedLoss, ...],
+        processes: Processes = ALONE,
     ) -> None:
         self.discriminator, self.config, self.perceptual = discriminator, config, perceptual
         betas = (config.adam_betas[0], config.adam_betas[1])
-        self.optimizer = torch.optim.Adam(learners, config.rate, betas, config.adam_epsilon)
-        self.discriminator_optimizer = torch.optim.Adam(
-            discriminator.parameters(), config.discriminator_rate, betas, config.adam_epsilon
-        )
+        self.optimizers = {
+            "generator": torch.optim.Adam(maker.parameters(), config.rate, betas, config.adam_epsilon),
+            "discriminator": torch.optim.Adam(
+                discriminator.parameters(), config.discriminator_rate, betas, config.adam_epsilon
+            ),
+        }
+        self.maker, self.judge = shared(maker, processes), shared(discriminator, processes)
 
     def content(self, image: Tensor, target: Tensor) -> Float[Tensor, ""]:
         """The perceptual terms, or what needs no weights in their place."""
@@ -93,40 +79,55 @@ class _Adversary:
         target: Float[Tensor, "videos 3 size size"],
         stickman: Float[Tensor, "videos 3 size size"],
         video: Int[Tensor, "videos"],
-        matching: Tensor | None,
-    ) -> StepLosses:
-        """One step of the generator's side on ``image``, then those of the discriminator."""
-        config, judge = self.config, self.discriminator
-        judge.requires_grad_(False)
-        fake: Judgement = judge(image, stickman, video)
-        with torch.no_grad():
-            real = judge(target, stickman, video)
-        content, game = self.content(image, target), losses.hinge_generator(fake.score)
-        features = losses.feature_matching(fake.features, real.features)
-        total = content + game + config.feature_matching * features
-        if matching is not None:
-            total = total + config.matching * matching
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        self.optimizer.step()
-        judge.requires_grad_(True)
-        judged = self._teach(image.detach(), target, stickman, video)
-        matched = 0.0 if matching is None else float(matching.detach())
-        return StepLosses(*(float(value.detach()) for value in (content, game, features)), matched, judged)
+        vectors: Float[Tensor, "videos frames channels"] | None = None,
+    ) -> dict[str, Tensor]:
+        """One step of the generator's side on ``image``, then those of the discriminator; the terms of both losses.
 
-    def _teach(self, image: Tensor, target: Tensor, stickman: Tensor, video: Tensor) -> float:
-        value = 0.0
+        Args:
+            vectors: embeddings to hold together with the discriminator's vectors of the videos.
+        """
+        config = self.config
+        frozen = {name: value.detach() for name, value in self.discriminator.named_parameters()}
+        fake: Judgement = functional_call(self.discriminator, frozen, (image, stickman, video))
+        with torch.no_grad():
+            real = self.discriminator(target, stickman, video)
+        terms = {
+            "content": self.content(image, target),
+            "adversarial": losses.hinge_generator(fake.score),
+            "feature_matching": config.feature_matching * losses.feature_matching(fake.features, real.features),
+        }
+        if vectors is not None:
+            terms["matching"] = config.matching * _distance(vectors, self.discriminator.videos[video].detach())
+        self.optimizers["generator"].zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()
+        self.optimizers["generator"].step()
+        known = None if vectors is None else vectors.detach()
+        terms["discriminator"] = self._teach(image.detach(), target, stickman, video, known)
+        return {name: term.detach() for name, term in terms.items()}
+
+    def _teach(
+        self, image: Tensor, target: Tensor, stickman: Tensor, video: Tensor, vectors: Tensor | None
+    ) -> Float[Tensor, ""]:
+        """The discriminator's steps; its vectors of the videos move towards the embeddings meanwhile."""
+        optimizer = self.optimizers["discriminator"]
         for _ in range(self.config.discriminator_steps):
-            scores = self.discriminator(
+            scores = self.judge(
                 torch.cat([target, image]), torch.cat([stickman, stickman]), torch.cat([video, video])
             ).score
-            real, fake = scores.chunk(2)
-            loss = losses.hinge_discriminator(real, fake)
-            self.discriminator_optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            self.discriminator_optimizer.step()
-            value = float(loss.detach())
-        return value
+            loss = losses.hinge_discriminator(*scores.chunk(2))
+            total = loss
+            if vectors is not None:
+                total = loss + self.config.matching * _distance(vectors, self.discriminator.videos[video])
+            optimizer.zero_grad(set_to_none=True)
+            total.backward()
+            optimizer.step()
+        return loss.detach()
+
+
+def _distance(
+    vectors: Float[Tensor, "videos frames channels"], known: Float[Tensor, "videos channels"]
+) -> Float[Tensor, ""]:
+    return functional.l1_loss(vectors, known[:, None].expand_as(vectors))
 
 
 class MetaTrainer:
@@ -136,6 +137,7 @@ class MetaTrainer:
         model: learns in place.
         discriminator: has a vector for each training video.
         perceptual: of :func:`manvatar.baselines.losses.perceptual_losses`.
+        processes: that train together; each is given its share of an episode.
     """
 
     def __init__(
@@ -144,29 +146,27 @@ class MetaTrainer:
         discriminator: ProjectionDiscriminator,
         config: MetaConfig | None = None,
         perceptual: tuple[losses.WeightedLoss, ...] = (),
+        processes: Processes = ALONE,
     ) -> None:
         self.model = model
-        self.config = config or MetaConfig()
-        self._adversary = _Adversary(list(model.parameters()), discriminator, self.config, perceptual)
+        self._game = _Game(model, discriminator, config or MetaConfig(), perceptual, processes)
+        self.optimizers = self._game.optimizers
 
-    def step(self, episode: Episode) -> StepLosses:
-        """One episode."""
-        vectors = self.model.embedder(episode.images, episode.stickmen)
-        image = self.model.generator(episode.target_stickman, self.model.person(vectors.mean(1)))
-        known = self._adversary.discriminator.videos[episode.video].detach()
-        matching = functional.l1_loss(vectors, known[:, None].expand_as(vectors))
-        result = self._adversary.step(image, episode.target, episode.target_stickman, episode.video, matching)
-        self._match_videos(vectors.detach().mean(1), episode.video)
-        return result
+    def step(self, episode: Episode) -> dict[str, Tensor]:
+        """One episode; the terms of the losses, detached."""
+        vectors, image = self._game.maker(episode.images, episode.stickmen, episode.target_stickman)
+        return self._game.step(image, episode.target, episode.target_stickman, episode.video, vectors)
 
-    def _match_videos(self, vectors: Tensor, video: Tensor) -> None:
-        """The other half of the matching loss: vectors of the videos move towards the embeddings."""
-        known = self._adversary.discriminator.videos
-        loss = self.config.matching * functional.l1_loss(known[video], vectors)
-        optimizer = self._adversary.discriminator_optimizer
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+
+class Head(nn.Module):
+    """A generator and one person's AdaIN values: what is left of the model after fine-tuning."""
+
+    def __init__(self, generator: Generator, person: Float[Tensor, "1 values"]) -> None:
+        super().__init__()
+        self.generator, self.person = generator, nn.Parameter(person.detach().clone())
+
+    def forward(self, stickmen: Float[Tensor, "images 3 size size"]) -> Float[Tensor, "images 3 size size"]:
+        return self.generator(stickmen, self.person)
 
 
 class FineTuner:
@@ -199,27 +199,24 @@ class FineTuner:
         with torch.no_grad():
             vector = model.embedder(images[None], stickmen[None]).mean(1)
             person = model.person(vector)
-        self.generator = copy.deepcopy(model.generator)
-        self.person = nn.Parameter(person.clone())
+        self.head = Head(copy.deepcopy(model.generator), person)
         judge = copy.deepcopy(discriminator)
         judge.videos = nn.Parameter(vector.clone())
-        self._adversary = _Adversary(
-            [*self.generator.parameters(), self.person], judge, config or MetaConfig(), perceptual
-        )
+        self._game = _Game(self.head, judge, config or MetaConfig(), perceptual)
         self._random = torch.Generator().manual_seed(seed)
 
-    def step(self, count: int = 1) -> StepLosses:
-        """One step on ``count`` of the frames, drawn at random."""
+    def step(self, count: int = 1) -> dict[str, Tensor]:
+        """One step on ``count`` of the frames, drawn at random; the terms of the losses, detached."""
         rows = torch.randint(len(self.images), (count,), generator=self._random)
-        image = self.generator(self.stickmen[rows], self.person)
+        image = self.head(self.stickmen[rows])
         video = torch.zeros(count, dtype=torch.int64, device=image.device)
-        return self._adversary.step(image, self.images[rows], self.stickmen[rows], video, None)
+        return self._game.step(image, self.images[rows], self.stickmen[rows], video)
 
     @torch.no_grad()
     def render(self, stickmen: Float[Tensor, "frames 3 size size"]) -> Float[Tensor, "frames 3 size size"]:
         """What the person looks like in the poses of some landmark pictures."""
-        self.generator.eval()
+        self.head.eval()
         try:
-            return self.generator(stickmen, self.person)
+            return self.head(stickmen)
         finally:
-            self.generator.train()
+            self.head.train()

@@ -243,6 +243,16 @@ class FewShotModel(nn.Module):
         with torch.no_grad():  # factors begin at 1 whatever the embedding is: a tiny embedding must not blank images
             self.projection.bias.copy_(self.generator.neutral()[0])
 
+    def forward(
+        self,
+        images: Float[Tensor, "people frames 3 size size"],
+        stickmen: Float[Tensor, "people frames 3 size size"],
+        target_stickman: Float[Tensor, "people 3 size size"],
+    ) -> tuple[Float[Tensor, "people frames channels"], Float[Tensor, "people 3 size size"]]:
+        """The vector of each frame, and each person in one more pose."""
+        vectors = self.embedder(images, stickmen)
+        return vectors, self.generator(target_stickman, self.person(vectors.mean(1)))
+
     def person(self, embedding: Float[Tensor, "people channels"]) -> Float[Tensor, "people values"]:
         """AdaIN values of a person from the mean of their frames' vectors."""
         return self.projection(embedding)

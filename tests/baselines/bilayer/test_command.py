@@ -16,7 +16,7 @@ from skimage import data
 from manvatar.baselines.bilayer.model import add_spectral_norm
 from manvatar.baselines.bilayer.official import save_official
 from manvatar.baselines.bilayer.onnx_export import OnnxFrames
-from manvatar.baselines.bilayer.photo import prepare_photo, read_picture
+from manvatar.baselines.photo import prepare_photo, read_picture
 from manvatar.bilayer import main
 from manvatar.face_models import load
 from manvatar.tracking import save_track

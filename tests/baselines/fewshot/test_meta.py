@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from manvatar.baselines import losses
-from manvatar.baselines.fewshot.meta import Episode, FineTuner, MetaConfig, MetaTrainer
+from manvatar.baselines.fewshot.episodes import Episode
+from manvatar.baselines.fewshot.meta import FineTuner, MetaConfig, MetaTrainer
 from manvatar.baselines.fewshot.networks import FewShotModel, ProjectionDiscriminator
 from manvatar.errors import UserError
 
@@ -44,7 +45,7 @@ def trained() -> tuple[MetaTrainer, list[float], Tensor]:
     generator = torch.Generator().manual_seed(0)
     colors = torch.rand(6, 3, generator=generator) * 2 - 1
     trainer = MetaTrainer(FewShotModel(8, 32, SIZE), ProjectionDiscriminator(6, 8, 32, SIZE), FAST)
-    content = [trainer.step(episode(generator, colors)).content for _ in range(140)]
+    content = [float(trainer.step(episode(generator, colors))["content"]) for _ in range(140)]
     return trainer, content, colors
 
 
@@ -73,13 +74,13 @@ def test_fine_tuning_comes_nearer(trained: tuple[MetaTrainer, list[float], Tenso
     x = torch.linspace(-0.4, 0.4, 4)
     images, stickmen = disc(x, torch.tensor([[-0.9, 0.9, 0.9]]).expand(4, -1))  # far from what it shows at first
     before = [parameter.clone() for parameter in trainer.model.parameters()]
-    tuner = FineTuner(trainer.model, trainer._adversary.discriminator, images, stickmen, FAST)
+    tuner = FineTuner(trainer.model, trainer._game.discriminator, images, stickmen, FAST)
     start = losses.pixelwise(tuner.render(stickmen), images)
     for _ in range(40):
         tuner.step(2)
     assert losses.pixelwise(tuner.render(stickmen), images) < 0.7 * start
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
-    assert tuner.person.shape == (1, trainer.model.generator.adaptive_values)
+    assert tuner.head.person.shape == (1, trainer.model.generator.adaptive_values)
 
 
 def test_videos_and_embeddings_meet() -> None:
@@ -89,7 +90,7 @@ def test_videos_and_embeddings_meet() -> None:
     quiet = MetaConfig(rate=1e-3, discriminator_rate=1e-2, feature_matching=0.0, pixelwise=0.0, gradients=0.0)
     trainer = MetaTrainer(FewShotModel(8, 32, SIZE), ProjectionDiscriminator(2, 8, 32, SIZE), quiet)
     colors = torch.rand(2, 3, generator=generator)
-    found = [trainer.step(episode(generator, colors)).matching for _ in range(40)]
+    found = [float(trainer.step(episode(generator, colors))["matching"]) for _ in range(40)]
     assert sum(found[-5:]) < 0.5 * sum(found[:5])
 
 

@@ -8,13 +8,13 @@ identity, its personal offsets, its camera.
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from manvatar.baselines.bilayer.photo import Photo
+from manvatar.baselines.photo import Crop
 from manvatar.errors import UserError
 from manvatar.geometry import project, rigid, transform
 from manvatar.tracking import landmarks_head_m
@@ -23,8 +23,21 @@ from manvatar.types import FaceModel, Track
 Motion = Literal["relative", "absolute"]
 
 
+@runtime_checkable
+class Sitter(Protocol):
+    """Who is shown: a photo, or a person made from several."""
+
+    @property
+    def track(self) -> Track:
+        """Of one frame: identity, camera, pose."""
+
+    @property
+    def crop(self) -> Crop:
+        """What the networks see of that camera's pictures."""
+
+
 def driven_keypoints(
-    photo: Photo, driver: Track, face_model: FaceModel, motion: Motion = "relative"
+    photo: Sitter, driver: Track, face_model: FaceModel, motion: Motion = "relative"
 ) -> Float[Tensor, "frames 136"]:
     """Keypoints of the photo's person in every frame of the driver, in the photo's crop.
 

@@ -12,8 +12,9 @@ from baselines.bilayer.tiny_model import TINY, tiny_model
 from PIL import Image
 from skimage import data
 
+from manvatar.baselines.bilayer.animation import person_of
 from manvatar.baselines.bilayer.fast import accelerated
-from manvatar.baselines.bilayer.photo import Crop, Photo, eroded, person_of, prepare_photo, read_picture
+from manvatar.baselines.photo import Crop, Photo, eroded, prepare_photo, read_picture
 from manvatar.errors import UserError
 from manvatar.face_models import load
 from manvatar.tracking import landmarks_px

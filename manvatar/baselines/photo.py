@@ -1,4 +1,4 @@
-"""A photo as the bi-layer model takes it: cropped around the face, with its landmarks, matte and fitted face."""
+"""A photo as the models of many people take it: cropped around the face, with its landmarks, matte and fitted face."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional
 
-from manvatar.baselines.bilayer.enhancer import STEPS
-from manvatar.baselines.bilayer.model import BilayerModel, Person
 from manvatar.baselines.stickman import draw_stickman
 from manvatar.errors import UserError
 from manvatar.landmarks import LandmarkDetector, as_ibug68, make_detector
@@ -165,20 +163,3 @@ def eroded(matte: Float[Tensor, "height width"]) -> Float[Tensor, "height width"
         if dx**2 + dy**2 <= radius**2
     ]
     return torch.stack(windows).amin(0)
-
-
-@torch.no_grad()
-def person_of(model: BilayerModel, photo: Photo, steps: int = STEPS, align_corners: bool = False) -> Person:
-    """The person of a photo, their texture enhanced where the model has an enhancer; on the model's device.
-
-    Args:
-        model: best the fast form of :func:`manvatar.baselines.bilayer.fast.accelerated`.
-    """
-    device = next(model.parameters()).device
-    image, stickman, matte, keypoints = (
-        value.to(device) for value in (photo.image, photo.stickman, photo.matte, photo.keypoints)
-    )
-    person = model.person(image, stickman, matte)
-    if model.texture_enhancer is None or steps == 0:
-        return person
-    return model.enhanced(person, image, keypoints, steps, align_corners=align_corners)

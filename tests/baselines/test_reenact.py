@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 
-from manvatar.baselines.bilayer.photo import Crop, Photo
-from manvatar.baselines.bilayer.reenact import driven_keypoints, transferred_poses
+from manvatar.baselines.photo import Crop, Photo
+from manvatar.baselines.reenact import driven_keypoints, transferred_poses
 from manvatar.errors import UserError
 from manvatar.face_models import load
 from manvatar.geometry import rigid, rotation_from_vector
