@@ -242,7 +242,8 @@ class Reconstructor:
             avatar = self._avatar(trainer, clip, prepared.track)
         else:
             checkpoint, limit = work / _CHECKPOINT, max_seconds or self.portrait.seconds
-            trainer = PortraitTrainer(dataset, self.model, self.portrait, self.seed, self.device)
+            rig = one_video.LandmarkRig.from_track(prepared.track, prepared.face_model)
+            trainer = PortraitTrainer(dataset, self.model, self.portrait, self.seed, self.device, rig)
             one_video.train_portrait(trainer, checkpoint, run_id, limit, resume, show_progress)
             avatar = one_video.make_portrait(trainer, clip, prepared.track, prepared.face_model)
         result = Result(avatar, None)

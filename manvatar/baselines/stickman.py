@@ -55,12 +55,13 @@ def draw_stickman(
 
     Args:
         keypoints: x0, y0, ..., x67, y67 of the iBUG points, -1 and 1 on the borders of the image; may lie outside.
+            Further points become white dots.
         drawing: ``bilayer`` truncates coordinates to whole pixels, ``fewshot`` rounds them.
 
     Returns:
         RGB in [-1, 1], float32, on the device of ``keypoints``.
     """
-    points = (keypoints.detach().reshape(len(keypoints), KEYPOINTS, 2).double().cpu().numpy() + 1) / 2 * size_px
+    points = (keypoints.detach().reshape(len(keypoints), -1, 2).double().cpu().numpy() + 1) / 2 * size_px
     points = np.trunc(points) if drawing == "bilayer" else np.rint(points)
     drawn = torch.from_numpy(np.stack([_draw_one(each, size_px, drawing) for each in points]))
     return drawn.permute(0, 3, 1, 2).to(keypoints.device).float() / 255 * 2 - 1
@@ -71,6 +72,8 @@ def _draw_one(points: np.ndarray, size_px: int, drawing: Drawing) -> np.ndarray:
     for line in _LINES[drawing]:
         for start, end in zip(line.points, line.points[1:], strict=False):
             _draw_segment(image, points[start], points[end], line.color)
+    for point in points[KEYPOINTS:]:
+        _draw_segment(image, point, point, _WHITE)
     return image
 
 

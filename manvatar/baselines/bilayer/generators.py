@@ -57,13 +57,14 @@ class KeypointEmbedder(nn.Module):
 
     Args:
         features: channels of the output: that of the inference generator's input, :attr:`InferenceGenerator.inputs`.
+        keypoints: how many points there are.
         octaves: with k octaves the network sees sin and cos of pi 2^0..2^(k-1) times each coordinate instead of it.
     """
 
-    def __init__(self, features: int = 256, octaves: int = 0) -> None:
+    def __init__(self, features: int = 256, octaves: int = 0, keypoints: int = KEYPOINTS) -> None:
         super().__init__()
         self.octaves = octaves
-        inputs = 2 * KEYPOINTS * (2 * octaves if octaves else 1)
+        inputs = 2 * keypoints * (2 * octaves if octaves else 1)
         sizes = [inputs, _HIDDEN, _HIDDEN, _HIDDEN, features * START_SIZE_PX**2]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
 

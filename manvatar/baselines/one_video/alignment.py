@@ -38,7 +38,7 @@ def aligning_grid(
 ) -> Float[Tensor, "images size size 2"]:
     """Where each pixel goes when ``points`` go to ``targets``; (x, y), -1 and 1 on the borders of the image."""
     affine = aligning_affine(points, targets)
-    left = targets - _applied(affine, points)
+    left = targets - applied(affine, points)
     coarse = min(_COARSE_PX, size_px)
     grid = identity_grid(coarse, points.device, points.dtype)[0].view(-1, 2)
     squared = (grid[None, :, None] - points[:, None]).square().sum(-1)
@@ -48,7 +48,7 @@ def aligning_grid(
     if coarse != size_px:
         moved = functional.interpolate(moved, (size_px, size_px), mode="bilinear", align_corners=False)
     fine = identity_grid(size_px, points.device, points.dtype)[0].view(1, -1, 2)
-    return _applied(affine, fine).view(len(points), size_px, size_px, 2) + moved.permute(0, 2, 3, 1)
+    return applied(affine, fine).view(len(points), size_px, size_px, 2) + moved.permute(0, 2, 3, 1)
 
 
 def inverse_affine(affine: Float[Tensor, "images 2 3"]) -> Float[Tensor, "images 2 3"]:
@@ -62,6 +62,7 @@ def inverse_2x2(matrix: Float[Tensor, "images 2 2"]) -> Float[Tensor, "images 2 
     return torch.stack([d, -b, -c, a], -1).view(-1, 2, 2) / (a * d - b * c)[:, None, None]
 
 
-def _applied(affine: Float[Tensor, "images 2 3"], points: Float[Tensor, "#images points 2"]) -> Tensor:
+def applied(affine: Float[Tensor, "images 2 3"], points: Float[Tensor, "#images points 2"]) -> Tensor:
+    """The points as an affine map has them."""
     x, y = points[..., :1], points[..., 1:]
     return x * affine[:, None, :, 0] + y * affine[:, None, :, 1] + affine[:, None, :, 2]

@@ -1,7 +1,7 @@
 """A 2D model of one person as an avatar: expression and head pose in, image out.
 
 It is driven as the voxel avatar is, and written into the same kind of file. Expression and pose become the avatar's own
-68 landmarks in the picture (:class:`~manvatar.baselines.one_video.rig.LandmarkRig`), and the network sees only those.
+landmarks in the picture (:class:`~manvatar.baselines.one_video.rig.LandmarkRig`), and the network sees only those.
 """
 
 from __future__ import annotations
@@ -50,11 +50,12 @@ class PortraitAvatar(Avatar):
         """
         where = pick_device(device)
         header, tensors = read_avatar(path)
-        config = from_table(NetworkConfig, header.field, f"the network of {path}")
+        # Files of the first version have a single texture and do not say so.
+        config = from_table(NetworkConfig, {"texture_modes": 0} | header.field, f"the network of {path}")
         model = make_model(header.field_name, config)
         try:
             model.load_state_dict(_part(tensors, "model."))
-            rig = LandmarkRig(tensors["rig.neutral_m"], tensors["rig.expression_m"])
+            rig = LandmarkRig.from_tensors(_part(tensors, "rig."))
         except (RuntimeError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{path} does not hold what its header says ({reason}); make the avatar again") from error
@@ -63,7 +64,7 @@ class PortraitAvatar(Avatar):
     def save(self, path: str | Path, precision: Precision = "half") -> None:
         """Write the avatar file, atomically. ``half`` is half the size, ``full`` gives the same bits back."""
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors |= {"rig.neutral_m": self.rig.neutral_m, "rig.expression_m": self.rig.expression_m}
+        tensors |= {f"rig.{name}": tensor for name, tensor in self.rig.tensors().items()}
         write_avatar(path, self.header, tensors, precision)
 
     @property

@@ -20,7 +20,9 @@ class NetworkConfig:
     width: int = 32  # channels at the full size; doubled at each halving
     max_width: int = 256
     image_size_px: int = 256  # a power of two
-    aligned: bool = True  # bilayer: the warp starts from a map of the landmarks, not from the identity
+    aligned: bool = True  # by the landmarks before the network has learnt to: False = as published
+    points: int = 68  # landmarks that drive it; a track with gaze has two more, the irises
+    texture_modes: int = 16  # bilayer: by which the texture changes with the face; 0 = one texture, as released
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class OneVideoConfig:
     images_per_iteration: int = 8
     rate: float = 1e-3
     texture_rate: float = 1e-2
+    mode_rate: float = 2e-3  # of the texture's modes
     adaptive_rate: float = 1e-3  # of what would depend on the person in a model of many
     final_rate_fraction: float = 0.03  # rates fall to this part along half a cosine
     warmup_iterations: int = 50
@@ -63,7 +66,7 @@ class OneVideoConfig:
         for name in ("iterations", "images_per_iteration"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} = {getattr(self, name)} is not possible; give 1 or more")
-        for name in ("seconds", "rate", "texture_rate", "adaptive_rate"):
+        for name in ("seconds", "rate", "texture_rate", "mode_rate", "adaptive_rate"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} = {getattr(self, name)} is not possible; give a positive number")
         if not 0 < self.final_rate_fraction <= 1 or not 0 <= self.average_decay < 1:

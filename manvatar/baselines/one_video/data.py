@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,11 +12,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from manvatar.baselines.one_video.alignment import aligning_grid, inverse_affine
-from manvatar.baselines.one_video.rig import as_keypoints
+from manvatar.baselines.one_video.rig import LandmarkRig, as_keypoints
 from manvatar.errors import UserError
 from manvatar.types import Dataset
 
 # One standard deviation of an augmentation of strength 1.
+_MODE_FRAMES, _AT_ONCE, _RIDGE = 256, 16, 0.02
 _SHIFT, _SCALE, _TILT_RAD = 0.06, 0.06, 0.15
 
 
@@ -23,7 +25,7 @@ _SHIFT, _SCALE, _TILT_RAD = 0.06, 0.06, 0.15
 class Batch:
     """What one iteration sees."""
 
-    keypoints: Float[Tensor, "images 136"]
+    keypoints: Float[Tensor, "images coordinates"]
     image: Float[Tensor, "images 3 size size"]  # on white, [-1, 1]
     mask: Float[Tensor, "images 1 size size"]  # [0, 1]
 
@@ -32,18 +34,24 @@ class Batch:
 
 
 class PortraitFrames:
-    """Rows of a dataset as batches. The same images, mattes and projected landmarks that the voxel avatar is given.
+    """Rows of a dataset as batches. The same images, mattes, poses and expressions that the voxel avatar is given.
+
+    Args:
+        rig: makes the landmarks, as it will when the model is driven; None = those of the dataset.
 
     Raises:
         UserError: the images are not square, or landmarks are missing (a dataset folder of AvatarMAV has none).
     """
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, rig: LandmarkRig | None = None) -> None:
         width, height = dataset.camera.size_px
         if width != height:
             raise UserError(f"2D models take square images, but these are {width} x {height}")
         self.dataset = dataset
-        self.keypoints = as_keypoints(dataset.landmarks_px, dataset.camera).float()
+        if rig is None:
+            self.keypoints = as_keypoints(dataset.landmarks_px, dataset.camera).float()
+        else:
+            self.keypoints = rig.keypoints(dataset.expression, dataset.cam_from_head, dataset.camera).float()
         if not bool(self.keypoints[dataset.train].isfinite().all()):
             raise UserError("2D models are driven by landmarks, and this dataset has none; give the video itself")
 
@@ -56,19 +64,41 @@ class PortraitFrames:
     def mean_texture(self, frames: int = 64) -> tuple[Float[Tensor, "1 3 size size"], Float[Tensor, "1 1 size size"]]:
         """What a texture begins with: the mean training image inside the mattes, aligned by its landmarks, [-1, 1]; and
         the mean matte, [0, 1]."""
-        train = self.dataset.train
-        rows = train[torch.linspace(0, len(train) - 1, min(frames, len(train))).long()]
-        batch = self.batch(rows)
-        size = batch.image.shape[-1]
-        points = batch.keypoints.view(len(rows), -1, 2)
-        grid = aligning_grid(self.mean_points().expand_as(points), points, size)
-        premultiplied = (batch.image + 1) / 2 - (1 - batch.mask)
-        aligned = functional.grid_sample(
-            torch.cat([premultiplied, batch.mask], 1), grid, padding_mode="border", align_corners=False
-        ).mean(0, keepdim=True)
+        aligned = self._aligned(self._some(frames)).mean(0, keepdim=True)
         return (aligned[:, :3] / aligned[:, 3:].clamp_min(0.05)).clamp(0, 1) * 2 - 1, aligned[:, 3:].clamp(0, 1)
 
-    def mean_points(self) -> Float[Tensor, "1 68 2"]:
+    def texture_modes(
+        self, weights: Callable[[Tensor], Float[Tensor, "frames modes"]], texture: Float[Tensor, "1 3 size size"]
+    ) -> Float[Tensor, "modes 3 size size"]:
+        """By what the aligned images differ from ``texture`` with the weights of their keypoints, least squares.
+
+        An active appearance model (Cootes, Edwards, Taylor, ECCV 1998) whose shape parameters explain its texture.
+        """
+        rows = self._some(_MODE_FRAMES)
+        design = weights(self.keypoints[rows]).double()
+        right = torch.zeros(design.shape[1], texture.numel())
+        for chosen, some in zip(rows.split(_AT_ONCE), design.split(_AT_ONCE), strict=True):
+            aligned = self._aligned(chosen)
+            error = aligned[:, :3] * 2 - aligned[:, 3:] * (1 + texture)  # [-1, 1]; nothing where there is no person
+            right += some.T.float() @ error.flatten(1)
+        matrix = design.T @ design / len(rows) + _RIDGE * torch.eye(design.shape[1])
+        return (torch.linalg.inv(matrix).float() @ right / len(rows)).view(-1, *texture.shape[1:])
+
+    def _some(self, frames: int) -> Int[Tensor, "rows"]:
+        """So many of the training rows, evenly."""
+        train = self.dataset.train
+        return train[torch.linspace(0, len(train) - 1, min(frames, len(train))).long()]
+
+    def _aligned(self, rows: Int[Tensor, "images"]) -> Float[Tensor, "images 4 size size"]:
+        """Images on the mean landmarks: colour times matte, and matte, [0, 1]."""
+        batch = self.batch(rows)
+        points = batch.keypoints.view(len(rows), -1, 2)
+        grid = aligning_grid(self.mean_points().expand_as(points), points, batch.image.shape[-1])
+        premultiplied = (batch.image + 1) / 2 - (1 - batch.mask)
+        both = torch.cat([premultiplied, batch.mask], 1)
+        return functional.grid_sample(both, grid, padding_mode="border", align_corners=False)
+
+    def mean_points(self) -> Float[Tensor, "1 points 2"]:
         """The landmarks' mean over the training frames: where :meth:`mean_texture` has them."""
         return self.keypoints[self.dataset.train].mean(0).view(1, -1, 2)
 

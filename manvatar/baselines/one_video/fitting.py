@@ -12,6 +12,7 @@ from manvatar.baselines.one_video.avatar import PortraitAvatar
 from manvatar.baselines.one_video.checkpoint import restore_checkpoint, save_checkpoint
 from manvatar.baselines.one_video.rig import LandmarkRig
 from manvatar.baselines.one_video.trainer import PortraitTrainer
+from manvatar.face_models.arkit import track_table
 from manvatar.files import replacing
 from manvatar.mark import save_image
 from manvatar.metrics import white_composite
@@ -90,6 +91,7 @@ def make_portrait(
         clip_first_frame=clip.first_frame,
         training=training,
         provenance=provenance(clip.path),
+        arkit=track_table(face_model, track),
     )
     return PortraitAvatar(header, trainer.finished(), LandmarkRig.from_track(track, face_model))
 

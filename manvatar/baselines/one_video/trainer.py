@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import logging
 import math
 import time
@@ -20,6 +21,7 @@ from manvatar.baselines.bilayer.blocks import BatchNorm, standing_statistics
 from manvatar.baselines.one_video.config import OneVideoConfig
 from manvatar.baselines.one_video.data import Batch, FrameOrder, PortraitFrames, augmented, cosine_rate
 from manvatar.baselines.one_video.models import Portrait, PortraitModel, composited, make_model
+from manvatar.baselines.one_video.rig import LandmarkRig
 from manvatar.types import Dataset
 
 logger = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ class PortraitTrainer:
         dataset: square images with projected landmarks.
         model: ``bilayer`` or ``fewshot``.
         device: where the model is; batches are made on the CPU.
+        rig: of the person, which will drive the model; None = it learns from the landmarks of the dataset.
 
     Raises:
         UserError: the dataset cannot serve, or a weights file that the config names cannot be used.
@@ -56,16 +59,23 @@ class PortraitTrainer:
         config: OneVideoConfig,
         seed: int,
         device: torch.device | str = "cpu",
+        rig: LandmarkRig | None = None,
     ) -> None:
-        self.dataset, self.config, self.name, self.device = dataset, config, model, torch.device(device)
+        self.dataset, self.name, self.device = dataset, model, torch.device(device)
         self.seed = seed
         self.generator = torch.Generator().manual_seed(seed)
-        self.frames = PortraitFrames(dataset)
+        self.frames = PortraitFrames(dataset, rig)
+        points = self.frames.keypoints.shape[1] // 2
+        self.config = dataclasses.replace(config, network=dataclasses.replace(config.network, points=points))
         self.order = FrameOrder(dataset.train, config.images_per_iteration, self.generator)
         torch.manual_seed(seed)
-        self.model: PortraitModel = make_model(model, config.network).to(self.device)
+        self.model: PortraitModel = make_model(model, self.config.network).to(self.device)
         keypoints = self.frames.keypoints[dataset.train]
-        self.model.start_from(*self.frames.mean_texture(), keypoints, config.whitening)
+        texture, mask = self.frames.mean_texture()
+        self.model.start_from(texture, mask, keypoints, config.whitening)
+        if getattr(self.model, "modes", None) is not None:
+            with torch.no_grad():
+                self.model.modes.copy_(self.frames.texture_modes(self.model.mode_weights, texture))
         self.average: PortraitModel = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizer = self._make_optimizer()
         loss = config.loss
@@ -79,7 +89,12 @@ class PortraitTrainer:
 
     def _make_optimizer(self) -> torch.optim.Adam:
         config = self.config
-        rates = {"network": config.rate, "adaptive": config.adaptive_rate, "texture": config.texture_rate}
+        rates = {
+            "network": config.rate,
+            "adaptive": config.adaptive_rate,
+            "texture": config.texture_rate,
+            "mode": config.mode_rate,
+        }
         groups = [
             {"params": members, "lr": rates[name], "initial_rate": rates[name]}
             for name, members in self.model.parameter_groups().items()

@@ -41,6 +41,10 @@ def test_all_that_fit_makes(small_fit: SmallFit, tmp_path: Path, monkeypatch: py
     avatar = PortraitAvatar.load(out / "avatar.mav", "cpu")
     assert avatar.header.scores["frame"]["psnr_db"] == table["frame"]["psnr_db"]
     assert avatar.render({"jawOpen": 1.0}).shape == (64, 64, 4)
+    assert avatar.rig.neutral_m.shape == (70, 3) and avatar.model.texture_points.shape == (1, 70, 2)
+    awake, asleep = (avatar.rig.points_m(avatar.expression({"eyelidLeft": value})) for value in (0.0, 2.0))
+    assert (awake - asleep)[[43, 44], 1].min() > 0.002  # metres
+    assert len(avatar.header.arkit) == 52
     assert open_clip(out / "preview.mp4").frame_count == 3
 
 
