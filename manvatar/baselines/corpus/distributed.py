@@ -57,3 +57,10 @@ def shared(module: nn.Module, processes: Processes) -> nn.Module:
     devices = [processes.device] if processes.device.type == "cuda" else None
     # Buffers are equal without being sent: statistics are everyone's, and weights are the same everywhere.
     return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
+
+
+def average(gradient: torch.Tensor, processes: Processes) -> None:
+    """In place, over all processes: for what is trained beside a module that :func:`shared` has wrapped."""
+    if processes.count > 1:
+        distributed.all_reduce(gradient)
+        gradient /= processes.count

@@ -17,7 +17,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from manvatar.baselines import losses
-from manvatar.baselines.corpus.distributed import ALONE, Processes, shared
+from manvatar.baselines.corpus.distributed import ALONE, Processes, average, shared
 from manvatar.baselines.fewshot.episodes import Episode
 from manvatar.baselines.fewshot.networks import FewShotModel, Generator, Judgement, ProjectionDiscriminator
 from manvatar.errors import UserError
@@ -57,6 +57,7 @@ class _Game:
         processes: Processes = ALONE,
     ) -> None:
         self.discriminator, self.config, self.perceptual = discriminator, config, perceptual
+        self.processes = processes
         betas = (config.adam_betas[0], config.adam_betas[1])
         self.optimizers = {
             "generator": torch.optim.Adam(maker.parameters(), config.rate, betas, config.adam_epsilon),
@@ -101,27 +102,34 @@ class _Game:
         self.optimizers["generator"].zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()
         self.optimizers["generator"].step()
-        known = None if vectors is None else vectors.detach()
-        terms["discriminator"] = self._teach(image.detach(), target, stickman, video, known)
+        terms["discriminator"] = self._teach(image.detach(), target, stickman, video)
+        if vectors is not None:
+            self._move_videos(vectors.detach(), video)
         return {name: term.detach() for name, term in terms.items()}
 
-    def _teach(
-        self, image: Tensor, target: Tensor, stickman: Tensor, video: Tensor, vectors: Tensor | None
-    ) -> Float[Tensor, ""]:
-        """The discriminator's steps; its vectors of the videos move towards the embeddings meanwhile."""
+    def _teach(self, image: Tensor, target: Tensor, stickman: Tensor, video: Tensor) -> Float[Tensor, ""]:
         optimizer = self.optimizers["discriminator"]
         for _ in range(self.config.discriminator_steps):
             scores = self.judge(
                 torch.cat([target, image]), torch.cat([stickman, stickman]), torch.cat([video, video])
             ).score
             loss = losses.hinge_discriminator(*scores.chunk(2))
-            total = loss
-            if vectors is not None:
-                total = loss + self.config.matching * _distance(vectors, self.discriminator.videos[video])
             optimizer.zero_grad(set_to_none=True)
-            total.backward()
+            loss.backward()
             optimizer.step()
         return loss.detach()
+
+    def _move_videos(self, vectors: Tensor, video: Tensor) -> None:
+        """The other half of the matching loss: vectors of the videos move towards the embeddings.
+
+        A step of its own: beside the hinge loss, whose gradients are far larger, Adam would leave nothing of it.
+        """
+        known, optimizer = self.discriminator.videos, self.optimizers["discriminator"]
+        loss = self.config.matching * _distance(vectors.mean(1, keepdim=True), known[video])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        average(known.grad, self.processes)
+        optimizer.step()
 
 
 def _distance(
