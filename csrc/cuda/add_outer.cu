@@ -32,15 +32,14 @@ void add_outer_(Tensor target, Tensor weights, Tensor rows) {
   const OnDevice device(target);
   const int64_t elements = in.count * in.width;
   dispatch_floating(target, [&]<class T>() {
-    add_kernel<T><<<blocks_for(op, elements), kThreads, 0, device.stream()>>>(
+    launch(op, device, one_thread_each(elements), add_kernel<T>,
         elements, in.batch, in.targets, in.weights.const_data_ptr<T>(), in.rows.const_data_ptr<T>(),
         target.mutable_data_ptr<T>());
   });
-  check_launch(op);
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(manvatar, CUDA, library) {
+STABLE_TORCH_LIBRARY_IMPL(manvatar, MANVATAR_CUDA_KEY, library) {
   library.impl("add_outer_", TORCH_BOX(&add_outer_));
 }

@@ -49,13 +49,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> composite(
   Tensor depth_m = empty_of(in.rgb, {in.rays}), weights = empty_of(in.rgb, {in.samples});
   if (in.rays == 0) return {out_rgb, opacity, depth_m, weights};
   dispatch_floating(in.rgb, [&]<class T>() {
-    forward_kernel<T><<<blocks_for(op, in.rays), kThreads, 0, device.stream()>>>(
+    launch(op, device, one_thread_each(in.rays), forward_kernel<T>,
         in.rays, in.channels, in.offsets.const_data_ptr<int64_t>(), in.density_per_m.const_data_ptr<T>(),
         in.length_m.const_data_ptr<T>(), in.rgb.const_data_ptr<T>(), in.distance_m.const_data_ptr<T>(),
         out_rgb.mutable_data_ptr<T>(), opacity.mutable_data_ptr<T>(), depth_m.mutable_data_ptr<T>(),
         weights.mutable_data_ptr<T>());
   });
-  check_launch(op);
   return {out_rgb, opacity, depth_m, weights};
 }
 
@@ -71,20 +70,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> composite_backward(
   Tensor grad_colour = empty_of(in.rgb, {in.samples, in.channels}), grad_distance = empty_of(in.rgb, {in.samples});
   if (in.rays == 0) return {grad_density, grad_length, grad_colour, grad_distance};
   dispatch_floating(in.rgb, [&]<class T>() {
-    backward_kernel<T><<<blocks_for(op, in.rays), kThreads, 0, device.stream()>>>(
+    launch(op, device, one_thread_each(in.rays), backward_kernel<T>,
         in.rays, in.channels, in.offsets.const_data_ptr<int64_t>(), out.rgb.const_data_ptr<T>(),
         out.opacity.const_data_ptr<T>(), out.depth_m.const_data_ptr<T>(), out.weights.const_data_ptr<T>(),
         in.density_per_m.const_data_ptr<T>(), in.length_m.const_data_ptr<T>(), in.rgb.const_data_ptr<T>(),
         in.distance_m.const_data_ptr<T>(), saved.const_data_ptr<T>(), grad_density.mutable_data_ptr<T>(),
         grad_length.mutable_data_ptr<T>(), grad_colour.mutable_data_ptr<T>(), grad_distance.mutable_data_ptr<T>());
   });
-  check_launch(op);
   return {grad_density, grad_length, grad_colour, grad_distance};
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(manvatar, CUDA, library) {
+STABLE_TORCH_LIBRARY_IMPL(manvatar, MANVATAR_CUDA_KEY, library) {
   library.impl("composite", TORCH_BOX(&composite));
   library.impl("composite_backward", TORCH_BOX(&composite_backward));
 }

@@ -56,13 +56,10 @@ __global__ void __launch_bounds__(kThreads) fill_kernel(
   }
 }
 
-void check(cudaError_t error) {
-  if (error != cudaSuccess) fail("march(): CUDA failed: ", cudaGetErrorString(error));
-}
+void check(cudaError_t error) { check_cuda("march", error); }
 
-// offsets[1..] holds the samples of each ray; it becomes their running sum behind a 0. Returns the last.
+// offsets[1..] holds the samples of each ray, of which there are some; it becomes their running sum. Returns the last.
 int64_t sum_up(const Tensor& like, int64_t* offsets, int64_t rays, cudaStream_t stream) {
-  check(cudaMemsetAsync(offsets, 0, sizeof(int64_t), stream));
   size_t bytes = 0;
   check(cub::DeviceScan::InclusiveSum(nullptr, bytes, offsets + 1, offsets + 1, rays, stream));
   Tensor scratch = empty_of_type(like, static_cast<int64_t>(bytes), ScalarType::Byte);
@@ -89,21 +86,20 @@ std::tuple<Tensor, Tensor, Tensor> march(
     const T *origins = in.origins_m.const_data_ptr<T>(), *along = in.directions.const_data_ptr<T>();
     const T* shifts = in.shift.const_data_ptr<T>();
     int64_t total = 0;
+    check(cudaMemsetAsync(ends, 0, sizeof(int64_t), stream));
     if (in.rays > 0) {
-      const unsigned blocks = blocks_for("march", in.rays);
-      blocks_kernel<T><<<blocks_for("march", in.blocks), kThreads, 0, stream>>>(
+      launch("march", device, one_thread_each(in.blocks), blocks_kernel<T>,
           in.blocks, grid, any.mutable_data_ptr<uint8_t>());
-      count_kernel<T><<<blocks, kThreads, 0, stream>>>(in.rays, grid, steps, origins, along, shifts, ends + 1);
-      check_launch("march");
+      launch("march", device, one_thread_each(in.rays), count_kernel<T>,
+          in.rays, grid, steps, origins, along, shifts, ends + 1);
+      total = sum_up(in.origins_m, ends, in.rays, stream);
     }
-    total = sum_up(in.origins_m, ends, in.rays, stream);
     distance_m = empty_of(in.origins_m, {total});
     ray = empty_of_type(in.origins_m, total, ScalarType::Long);
     if (total > 0) {
-      fill_kernel<T><<<blocks_for("march", in.rays), kThreads, 0, stream>>>(
+      launch("march", device, one_thread_each(in.rays), fill_kernel<T>,
           in.rays, grid, steps, origins, along, shifts, ends, distance_m.mutable_data_ptr<T>(),
           ray.mutable_data_ptr<int64_t>());
-      check_launch("march");
     }
   });
   return {distance_m, ray, offsets};
@@ -111,6 +107,6 @@ std::tuple<Tensor, Tensor, Tensor> march(
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(manvatar, CUDA, library) {
+STABLE_TORCH_LIBRARY_IMPL(manvatar, MANVATAR_CUDA_KEY, library) {
   library.impl("march", TORCH_BOX(&march));
 }

@@ -51,12 +51,6 @@ struct Network {
   size_t backward_bytes() const { return sizeof(T) * kStride * (in + 2 * hidden + out); }
 };
 
-template <class T>
-__device__ T* shared_memory() {
-  extern __shared__ __align__(16) unsigned char bytes[];
-  return reinterpret_cast<T*>(bytes);
-}
-
 __device__ inline float sine(float x) { return sinf(x); }
 __device__ inline double sine(double x) { return sin(x); }
 __device__ inline float cosine(float x) { return cosf(x); }
@@ -193,26 +187,6 @@ __global__ void __launch_bounds__(kThreads) sum_kernel(
   out[i] = sum;
 }
 
-void check(const char* op, cudaError_t error) {
-  if (error != cudaSuccess) fail(op, "(): CUDA failed: ", cudaGetErrorString(error));
-}
-
-int attribute(const char* op, cudaDeviceAttr name) {
-  int device = 0, value = 0;
-  check(op, cudaGetDevice(&device));
-  check(op, cudaDeviceGetAttribute(&value, name, device));
-  return value;
-}
-
-// Lets `kernel` use more shared memory than is allowed unasked, where the device has it.
-template <class Kernel>
-void ask_for_shared_memory(const char* op, Kernel* kernel, size_t bytes) {
-  const size_t most = attribute(op, cudaDevAttrMaxSharedMemoryPerBlockOptin);
-  if (bytes > most)
-    fail(op, "(): needs ", bytes, " bytes of shared memory, the device has ", most, "; use fewer inputs or hidden units");
-  check(op, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
-}
-
 // A few blocks on each multiprocessor; each takes many tiles.
 int block_count(const char* op, int64_t samples) {
   const int64_t tiles = (samples + kTile - 1) / kTile;
@@ -234,10 +208,9 @@ Tensor mlp(
   dispatch_floating(in.inputs, [&]<class T>() {
     const Network<T> net(in, bias.const_data_ptr<T>());
     ask_for_shared_memory(op, forward_kernel<T>, net.forward_bytes());
-    forward_kernel<T><<<block_count(op, in.samples), kThreads, net.forward_bytes(), device.stream()>>>(
-        net, out.mutable_data_ptr<T>());
+    const Blocks blocks{block_count(op, in.samples), kThreads, net.forward_bytes()};
+    launch(op, device, blocks, forward_kernel<T>, net, out.mutable_data_ptr<T>());
   });
-  check_launch(op);
   return out;
 }
 
@@ -250,7 +223,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mlp_backward(
   check_like(op, "grad", grad, "inputs", inputs);
   check_shape(op, "grad", grad, {in.samples, in.out});
   const OnDevice device(in.inputs);
-  const cudaStream_t stream = device.stream();
   const Tensor upstream = dense(grad);
   Tensor grad_inputs = empty_of(in.inputs, {in.samples, in.given}), grad_weight = empty_of(in.inputs, {in.hidden, in.in});
   Tensor grad_bias = empty_of(in.inputs, {in.frames, in.hidden}), grad_out = empty_of(in.inputs, {in.out, in.hidden});
@@ -263,13 +235,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mlp_backward(
     const T* sums = partial.const_data_ptr<T>();
     if (blocks > 0) {
       ask_for_shared_memory(op, backward_kernel<T>, net.backward_bytes());
-      backward_kernel<T><<<blocks, kThreads, net.backward_bytes(), stream>>>(
+      launch(op, device, {blocks, kThreads, net.backward_bytes()}, backward_kernel<T>,
           net, upstream.const_data_ptr<T>(), grad_inputs.mutable_data_ptr<T>(), partial.mutable_data_ptr<T>());
-      check_launch(op);
     }
     const auto sum_up = [&](Tensor& out, int64_t at) {
       if (out.numel() == 0) return;
-      sum_kernel<T><<<blocks_for(op, out.numel()), kThreads, 0, stream>>>(
+      launch(op, device, one_thread_each(out.numel()), sum_kernel<T>,
           out.numel(), blocks, net.record(), sums + at, out.mutable_data_ptr<T>());
     };
     sum_up(grad_weight, 0);
@@ -277,7 +248,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mlp_backward(
     sum_up(grad_out, net.out_weight_at());
     sum_up(grad_out_bias, net.out_bias_at());
   });
-  check_launch(op);
   return {grad_inputs, grad_weight, grad_bias, grad_out, grad_out_bias};
 }
 
@@ -285,7 +255,7 @@ bool mlp_has_bfloat16(Tensor) { return false; }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(manvatar, CUDA, library) {
+STABLE_TORCH_LIBRARY_IMPL(manvatar, MANVATAR_CUDA_KEY, library) {
   library.impl("mlp", TORCH_BOX(&mlp));
   library.impl("mlp_backward", TORCH_BOX(&mlp_backward));
   library.impl("mlp_has_bfloat16", TORCH_BOX(&mlp_has_bfloat16));

@@ -14,7 +14,7 @@ using namespace manvatar;
 using Key = unsigned long long;
 
 constexpr int32_t kAlone = 256;          // pixels around a triangle that one thread still draws
-constexpr unsigned kSharedBlocks = 1024;  // of the kernel that draws the others
+constexpr int64_t kSharedBlocks = 1024;  // of the kernel that draws the others
 
 template <class Index>
 struct Job {
@@ -126,12 +126,11 @@ __global__ void __launch_bounds__(kThreads) resolve_kernel(
 Tensor words(const Tensor& like, int64_t size) { return torch::stable::new_empty(like, {&size, 1}, ScalarType::Long); }
 
 void clear(Key* words, int64_t count, cudaStream_t stream) {
-  const cudaError_t error = cudaMemsetAsync(words, 0, sizeof(Key) * count, stream);
-  if (error != cudaSuccess) fail("rasterize(): CUDA failed: ", cudaGetErrorString(error));
+  check_cuda("rasterize", cudaMemsetAsync(words, 0, sizeof(Key) * count, stream));
 }
 
 template <class Index>
-void run(const RasterizeInputs& in, int32_t* triangle, float* barycentric, float* depth_m, cudaStream_t stream) {
+void run(const RasterizeInputs& in, int32_t* triangle, float* barycentric, float* depth_m, const OnDevice& device) {
   const int64_t drawn = in.frames * in.count, pixels = in.frames * in.height * in.width;
   Tensor keys = words(in.depth_m, pixels), waiting = words(in.depth_m, drawn + 1);  // their number last
   int64_t* list = waiting.mutable_data_ptr<int64_t>();
@@ -139,15 +138,14 @@ void run(const RasterizeInputs& in, int32_t* triangle, float* barycentric, float
       in.points_px.const_data_ptr<float>(), in.depth_m.const_data_ptr<float>(), in.triangles.const_data_ptr<Index>(),
       in.frames, in.vertices, in.count, in.width, in.height, in.cull,
       reinterpret_cast<Key*>(keys.mutable_data_ptr<int64_t>()), list, reinterpret_cast<Key*>(list + drawn)};
-  clear(job.keys, pixels, stream);
-  clear(job.waiting_count, 1, stream);
+  clear(job.keys, pixels, device.stream());
+  clear(job.waiting_count, 1, device.stream());
   if (drawn > 0) {
-    draw_kernel<Index><<<blocks_for("rasterize", drawn), kThreads, 0, stream>>>(job);
-    draw_waiting_kernel<Index><<<kSharedBlocks, kThreads, 0, stream>>>(job);
+    launch("rasterize", device, one_thread_each(drawn), draw_kernel<Index>, job);
+    launch("rasterize", device, {kSharedBlocks}, draw_waiting_kernel<Index>, job);
   }
-  resolve_kernel<Index>
-      <<<blocks_for("rasterize", pixels), kThreads, 0, stream>>>(job, triangle, barycentric, depth_m);
-  check_launch("rasterize");
+  launch("rasterize", device, one_thread_each(pixels), resolve_kernel<Index>,
+      job, triangle, barycentric, depth_m);
 }
 
 std::tuple<Tensor, Tensor, Tensor> rasterize(
@@ -158,13 +156,13 @@ std::tuple<Tensor, Tensor, Tensor> rasterize(
   const OnDevice device(in.points_px);
   int32_t* seen = triangle.mutable_data_ptr<int32_t>();
   float *weights = barycentric.mutable_data_ptr<float>(), *away = distance.mutable_data_ptr<float>();
-  if (in.triangles.scalar_type() == ScalarType::Int) run<int32_t>(in, seen, weights, away, device.stream());
-  else run<int64_t>(in, seen, weights, away, device.stream());
+  if (in.triangles.scalar_type() == ScalarType::Int) run<int32_t>(in, seen, weights, away, device);
+  else run<int64_t>(in, seen, weights, away, device);
   return {triangle, barycentric, distance};
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(manvatar, CUDA, library) {
+STABLE_TORCH_LIBRARY_IMPL(manvatar, MANVATAR_CUDA_KEY, library) {
   library.impl("rasterize", TORCH_BOX(&rasterize));
 }

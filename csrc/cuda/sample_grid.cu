@@ -32,11 +32,10 @@ Tensor sample_grid(Tensor grid, Tensor unit_points, std::optional<Tensor> frame)
   const int64_t count = in.samples * in.shape.channels;
   if (count == 0) return values;
   dispatch_floating(in.grid, [&]<class T>() {
-    interpolate_kernel<T><<<blocks_for(op, count), kThreads, 0, device.stream()>>>(
+    launch(op, device, one_thread_each(count), interpolate_kernel<T>,
         count, in.shape, in.grid.const_data_ptr<T>(), in.unit_points.const_data_ptr<T>(), in.frames(),
         values.mutable_data_ptr<T>(), in.shape.channels);
   });
-  check_launch(op);
   return values;
 }
 
@@ -53,23 +52,22 @@ std::tuple<Tensor, Tensor> sample_grid_backward(
   const int64_t count = in.samples * in.shape.channels;
   dispatch_floating(in.grid, [&]<class T>() {
     if (for_grid && count > 0) {
-      spread_kernel<T><<<blocks_for(op, count), kThreads, 0, device.stream()>>>(
+      launch(op, device, one_thread_each(count), spread_kernel<T>,
           count, in.shape, in.unit_points.const_data_ptr<T>(), in.frames(), upstream.const_data_ptr<T>(),
           in.shape.channels, grad_grid.mutable_data_ptr<T>());
     }
     if (for_points && in.samples > 0) {
-      points_kernel<T><<<blocks_for(op, in.samples), kThreads, 0, device.stream()>>>(
+      launch(op, device, one_thread_each(in.samples), points_kernel<T>,
           in.samples, in.shape, in.grid.const_data_ptr<T>(), in.unit_points.const_data_ptr<T>(), in.frames(),
           upstream.const_data_ptr<T>(), grad_points.mutable_data_ptr<T>());
     }
   });
-  check_launch(op);
   return {grad_grid, grad_points};
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(manvatar, CUDA, library) {
+STABLE_TORCH_LIBRARY_IMPL(manvatar, MANVATAR_CUDA_KEY, library) {
   library.impl("sample_grid", TORCH_BOX(&sample_grid));
   library.impl("sample_grid_backward", TORCH_BOX(&sample_grid_backward));
 }

@@ -100,18 +100,17 @@ std::tuple<Tensor, Tensor> sample_warped(
   dispatch_floating(in.motion, [&]<class T>() {
     const Job<T> job = make_job<T>(in, columns);
     T *rows = features.mutable_data_ptr<T>(), *where = warped.mutable_data_ptr<T>();
-    displace_kernel<T><<<blocks_for(op, in.samples), kThreads, 0, device.stream()>>>(
+    launch(op, device, one_thread_each(in.samples), displace_kernel<T>,
         job, end.const_data_ptr<T>(), rows, where);
     for (int64_t l = 0; l < job.level_count; ++l) {
       const Grid<T>& level = job.levels[l];
       const int64_t values = in.samples * level.shape.channels;
       if (values == 0) continue;
-      interpolate_kernel<T><<<blocks_for(op, values), kThreads, 0, device.stream()>>>(
+      launch(op, device, one_thread_each(values), interpolate_kernel<T>,
           values, level.shape, level.nodes, where, nullptr, rows, columns);
       rows += level.shape.channels;
     }
   });
-  check_launch(op);
   return {features, warped};
 }
 
@@ -122,7 +121,6 @@ std::tuple<Tensor, Tensor> sample_warped_backward(
   const SampleWarpedInputs in = check_sample_warped(op, motion, levels, unit_points, frame, scale);
   check_sample_warped_gradients(op, in, grad, warped, grad_levels);
   const OnDevice device(in.motion);
-  const cudaStream_t stream = device.stream();
   const Tensor upstream = dense(grad), where = dense(warped);
   const GridShape& s = in.motion_shape;
   Tensor grad_motion = for_motion ? empty_of(in.motion, {s.batch, s.z, s.y, s.x, s.channels}) : empty_of(in.motion, {0});
@@ -139,10 +137,11 @@ std::tuple<Tensor, Tensor> sample_warped_backward(
                             T* to) {
       const int64_t count = in.samples * shape.channels;
       if (count == 0) return;
-      spread_kernel<T><<<blocks_for(op, count), kThreads, 0, stream>>>(count, shape, points, frames, from, stride, to);
+      launch(op, device, one_thread_each(count), spread_kernel<T>,
+          count, shape, points, frames, from, stride, to);
     };
     if (any) {
-      points_kernel<T><<<blocks_for(op, in.samples), kThreads, 0, stream>>>(
+      launch(op, device, one_thread_each(in.samples), points_kernel<T>,
           job, at, rows, of_motion, for_points ? grad_points.mutable_data_ptr<T>() : nullptr);
     }
     for (size_t l = 0; l < grad_levels.size(); ++l) {
@@ -151,13 +150,12 @@ std::tuple<Tensor, Tensor> sample_warped_backward(
     }
     if (for_motion) spread(s, job.points, job.frame, of_motion, s.channels, grad_motion.mutable_data_ptr<T>());
   });
-  check_launch(op);
   return {grad_motion, grad_points};
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(manvatar, CUDA, library) {
+STABLE_TORCH_LIBRARY_IMPL(manvatar, MANVATAR_CUDA_KEY, library) {
   library.impl("sample_warped", TORCH_BOX(&sample_warped));
   library.impl("sample_warped_backward", TORCH_BOX(&sample_warped_backward));
 }

@@ -27,11 +27,11 @@ __global__ void __launch_bounds__(kThreads) update_kernel(
 
 // Where no row may be skipped rows mean nothing, and one thread an element reads side by side.
 template <class T>
-void launch(
+void update(
     const OnDevice& device, const SparseAdamInputs& in, bool skip_zero_rows, const Tensor& parameter, const Tensor& grad,
     const Tensor& exp_avg, const Tensor& exp_avg_sq) {
   const int64_t rows = skip_zero_rows ? in.rows : in.rows * in.width, width = skip_zero_rows ? in.width : 1;
-  update_kernel<T><<<blocks_for("sparse_adam_", rows), kThreads, 0, device.stream()>>>(
+  launch("sparse_adam_", device, one_thread_each(rows), update_kernel<T>,
       rows, width, skip_zero_rows, adam_step_of<T>(in.step), parameter.mutable_data_ptr<T>(), grad.mutable_data_ptr<T>(),
       exp_avg.mutable_data_ptr<T>(), exp_avg_sq.mutable_data_ptr<T>());
 }
@@ -43,13 +43,12 @@ void sparse_adam_(
   if (in.rows == 0) return;
   const OnDevice device(parameter);
   dispatch_floating(parameter, [&]<class T>() {
-    launch<T>(device, in, skip_zero_rows, parameter, grad, exp_avg, exp_avg_sq);
+    update<T>(device, in, skip_zero_rows, parameter, grad, exp_avg, exp_avg_sq);
   });
-  check_launch("sparse_adam_");
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(manvatar, CUDA, library) {
+STABLE_TORCH_LIBRARY_IMPL(manvatar, MANVATAR_CUDA_KEY, library) {
   library.impl("sparse_adam_", TORCH_BOX(&sparse_adam_));
 }

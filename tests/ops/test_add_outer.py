@@ -151,6 +151,7 @@ def test_rows_of_zeros_are_left_out() -> None:
     assert not torch.equal(got[:, ~quiet], target[:, ~quiet])
 
 
+@pytest.mark.cpu_kernels
 def test_the_number_of_threads_changes_no_bit() -> None:
     case = tuple(x.float() for x in make_case(8, 9, 20000))
     threads, results = torch.get_num_threads(), []

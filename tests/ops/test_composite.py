@@ -207,6 +207,7 @@ def test_nothing_is_seen_behind_an_opaque_sample() -> None:
     assert density.grad.isfinite().all() and rgb.grad.tolist() == [[1.0, 1.0], [0.0, 0.0]]
 
 
+@pytest.mark.cpu_kernels
 def test_the_number_of_threads_changes_no_bit() -> None:
     case = make_case(rays=1000).to(torch.float32)
     upstream = random_like(composite(*case.floats(), case.offsets))
@@ -240,9 +241,19 @@ def test_strided_inputs() -> None:
         ({"density_per_m": torch.ones(4).half()}, r"density_per_m to be float32 or float64, got Half"),
         ({"offsets": torch.tensor([0, 4], dtype=torch.int32)}, r"offsets to be int64, got Int"),
         ({"offsets": torch.zeros(0, dtype=torch.int64)}, r"offsets of shape \(rays \+ 1,\), got \(0,\)"),
-        ({"offsets": torch.tensor([1, 4])}, r"offsets to begin with 0, got 1"),
-        ({"offsets": torch.tensor([0, 3, 2, 4])}, r"offsets not to decrease, got 3 then 2 at ray 1"),
-        ({"offsets": torch.tensor([0, 5])}, r"offsets to end with the number of samples, 4, got 5"),
+        pytest.param(
+            {"offsets": torch.tensor([1, 4])}, r"offsets to begin with 0, got 1", marks=pytest.mark.cpu_kernels
+        ),
+        pytest.param(
+            {"offsets": torch.tensor([0, 3, 2, 4])},
+            r"offsets not to decrease, got 3 then 2 at ray 1",
+            marks=pytest.mark.cpu_kernels,
+        ),
+        pytest.param(
+            {"offsets": torch.tensor([0, 5])},
+            r"offsets to end with the number of samples, 4, got 5",
+            marks=pytest.mark.cpu_kernels,
+        ),
     ],
 )
 def test_errors_say_what_was_expected(change: dict[str, Tensor], message: str) -> None:

@@ -175,6 +175,7 @@ def test_light_ends_after_the_margin() -> None:
     assert counts.max() == 1 + wall.margin_steps
 
 
+@pytest.mark.cpu_kernels
 def test_the_number_of_threads_changes_no_bit() -> None:
     case = make_case(rays=2000)
     threads, results = torch.get_num_threads(), []

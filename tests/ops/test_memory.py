@@ -12,6 +12,8 @@ import torch
 
 from manvatar.ops import on_large_pages
 
+pytestmark = pytest.mark.cpu_kernels
+
 _PROGRAM = """
 import resource, sys, torch
 from manvatar.ops import keep_freed_memory

@@ -119,7 +119,15 @@ def test_float32_is_as_near_to_float64_as_the_reference_is(inputs: int, octaves:
 
 # ------------------------------------------------------------------------------------------------------------ bfloat16
 
-with_bfloat16 = pytest.mark.skipif(not mlp_has_bfloat16(), reason="needs a processor with AMX")
+
+@pytest.fixture
+def bfloat16(kernels: None) -> None:
+    """The kernels of this test have products of bfloat16."""
+    if not mlp_has_bfloat16():
+        pytest.skip("needs a processor with AMX")
+
+
+with_bfloat16 = pytest.mark.usefixtures("bfloat16")
 
 
 @with_bfloat16
@@ -186,6 +194,7 @@ def test_what_bfloat16_cannot_take() -> None:
         mlp(*make_case(5, 3, 32).arguments(), 0, 4)
 
 
+@pytest.mark.cpu_kernels
 @pytest.mark.skipif(mlp_has_bfloat16(), reason="the processor has AMX")
 def test_without_a_matrix_unit() -> None:
     with pytest.raises(RuntimeError, match="bfloat16 needs a processor with AMX"):
@@ -289,6 +298,7 @@ def test_the_gradient_repeats_bit_for_bit() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.cpu_kernels
 def test_the_number_of_threads_changes_only_rounding() -> None:
     case = make_case(5000)
     upstream = torch.randn(5000, 4, dtype=torch.float64)
@@ -319,8 +329,16 @@ def test_strided_inputs() -> None:
         ({"inputs": torch.ones(5)}, r"mlp\(\): expected inputs of shape \(\*, \*\), got \(5,\)"),
         ({"inputs": torch.ones(5, 3).half()}, "expected inputs to be float32 or float64, got Half"),
         ({"frame": torch.zeros(5)}, "expected frame to be int64, got Float"),
-        ({"frame": torch.tensor([0, 0, 1, 2, 1])}, r"expected frame to be 0 to 1, got 2 at sample 3"),
-        ({"frame": torch.tensor([0, -1, 1, 1, 1])}, r"expected frame to be 0 to 1, got -1 at sample 1"),
+        pytest.param(
+            {"frame": torch.tensor([0, 0, 1, 2, 1])},
+            r"expected frame to be 0 to 1, got 2 at sample 3",
+            marks=pytest.mark.cpu_kernels,
+        ),
+        pytest.param(
+            {"frame": torch.tensor([0, -1, 1, 1, 1])},
+            r"expected frame to be 0 to 1, got -1 at sample 1",
+            marks=pytest.mark.cpu_kernels,
+        ),
         ({"hidden_weight": torch.ones(16, 4)}, r"expected hidden_weight of shape \(\*, 3\), got \(16, 4\)"),
         ({"hidden_weight": torch.ones(20, 3)}, "expected a multiple of 16 hidden units, got 20"),
         ({"hidden_bias": torch.ones(2, 32)}, r"expected hidden_bias of shape \(\*, 16\), got \(2, 32\)"),
@@ -343,6 +361,7 @@ def test_errors_say_what_was_expected(change: dict[str, Tensor], message: str) -
         torch.ops.manvatar.mlp(**(arguments | change))
 
 
+@pytest.mark.cpu_kernels
 def test_what_is_too_large_is_refused() -> None:
     case = make_case(samples=3, inputs=257)
     with pytest.raises(RuntimeError, match="expected at most 256 inputs, 256 hidden units and 16 outputs, got 257, 32"):

@@ -139,6 +139,7 @@ def assert_parity(case: Case) -> Rasterized:
     return got
 
 
+@pytest.mark.cpu_kernels
 @pytest.mark.parametrize("side_px", [1.0, 5.0, 20.0, 100.0, 1000.0, 20000.0])
 @pytest.mark.parametrize("cull", [False, True])
 def test_equals_the_reference(side_px: float, cull: bool) -> None:
@@ -146,6 +147,7 @@ def test_equals_the_reference(side_px: float, cull: bool) -> None:
     assert (got.triangle >= 0).sum() > 20
 
 
+@pytest.mark.cpu_kernels
 @pytest.mark.parametrize(("yaw", "pitch"), [(0.0, 0.0), (0.6, -0.3), (-1.2, 0.2), (3.1, 0.1)])
 @pytest.mark.parametrize("size", [96, 256])
 def test_equals_the_reference_on_a_head(yaw: float, pitch: float, size: int) -> None:
@@ -291,6 +293,7 @@ def test_frames_do_not_see_each_other() -> None:
         assert all(torch.equal(a[frame], b[0]) for a, b in zip(together, alone, strict=True))
 
 
+@pytest.mark.cpu_kernels
 @pytest.mark.parametrize("frames", [1, 3])
 @pytest.mark.parametrize("side_px", [10.0, 100.0])
 def test_the_number_of_threads_changes_no_bit(frames: int, side_px: float) -> None:
@@ -305,6 +308,7 @@ def test_the_number_of_threads_changes_no_bit(frames: int, side_px: float) -> No
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
 
 
+@pytest.mark.cpu_kernels
 def test_barycentric_weights_are_weights_of_the_pixel_centre() -> None:
     case = make_head(0.3, 0.1, 256)
     got = rasterize(*case.arguments())
@@ -333,8 +337,16 @@ def test_barycentric_weights_are_weights_of_the_pixel_centre() -> None:
         ({"depth_m": torch.ones(2, 4).double()}, r"depth_m of the dtype of points_px \(Float\), got Double"),
         ({"triangles": torch.ones(3, 4).long()}, r"expected triangles of shape \(\*, 3\), got \(3, 4\)"),
         ({"triangles": torch.ones(3, 3)}, r"expected triangles to be int32 or int64, got Float"),
-        ({"triangles": torch.tensor([[0, 1, 2], [0, 4, 1]])}, r"triangles to hold 0 to 3, got 4 in triangle 1"),
-        ({"triangles": torch.tensor([[0, 1, -2]]).int()}, r"triangles to hold 0 to 3, got -2 in triangle 0"),
+        pytest.param(
+            {"triangles": torch.tensor([[0, 1, 2], [0, 4, 1]])},
+            r"triangles to hold 0 to 3, got 4 in triangle 1",
+            marks=pytest.mark.cpu_kernels,
+        ),
+        pytest.param(
+            {"triangles": torch.tensor([[0, 1, -2]]).int()},
+            r"triangles to hold 0 to 3, got -2 in triangle 0",
+            marks=pytest.mark.cpu_kernels,
+        ),
         ({"width": 0}, r"expected a size_px of 1 to 16384 pixels each way, got 0 x 5"),
         ({"height": 20000}, r"got 6 x 20000"),
     ],

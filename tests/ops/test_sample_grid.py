@@ -196,6 +196,7 @@ def test_nothing_is_lost_in_the_gradient_of_the_grid() -> None:
     torch.testing.assert_close(grid.grad.sum((1, 2, 3, 4)), counts * 4, rtol=1e-12, atol=0)
 
 
+@pytest.mark.cpu_kernels
 @pytest.mark.parametrize("batch", [1, 3])
 def test_the_number_of_threads_changes_no_bit(batch: int) -> None:
     case = make_case(samples=30000, batch=batch).to(torch.float32)
@@ -247,8 +248,16 @@ def test_tensors_may_begin_at_any_address(dtype: torch.dtype, channels: int) -> 
         ({"unit_points": torch.ones(4, 3).double()}, r"unit_points of the dtype of grid \(Float\), got Double"),
         ({"frame": torch.zeros(3, dtype=torch.int64)}, r"frame of shape \(4,\), got \(3,\)"),
         ({"frame": torch.zeros(4, dtype=torch.int32)}, r"frame to be int64, got Int"),
-        ({"frame": torch.tensor([0, 0, 1, 0])}, r"frame to be 0 to 0, got 1 at sample 2"),
-        ({"frame": torch.tensor([0, -1, 0, 0])}, r"frame to be 0 to 0, got -1 at sample 1"),
+        pytest.param(
+            {"frame": torch.tensor([0, 0, 1, 0])},
+            r"frame to be 0 to 0, got 1 at sample 2",
+            marks=pytest.mark.cpu_kernels,
+        ),
+        pytest.param(
+            {"frame": torch.tensor([0, -1, 0, 0])},
+            r"frame to be 0 to 0, got -1 at sample 1",
+            marks=pytest.mark.cpu_kernels,
+        ),
     ],
 )
 def test_errors_say_what_was_expected(change: dict[str, Tensor], message: str) -> None:

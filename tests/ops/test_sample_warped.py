@@ -221,6 +221,7 @@ def test_without_displacement_it_is_sample_grid() -> None:
     assert torch.equal(got[:, -3:], case.tail)
 
 
+@pytest.mark.cpu_kernels
 def test_the_number_of_threads_changes_no_bit() -> None:
     case = make_case(samples=20000).to(torch.float32)
     upstream = torch.randn(20000, columns(case))
@@ -246,7 +247,11 @@ def test_the_number_of_threads_changes_no_bit() -> None:
         ({"levels": [torch.ones(2, 2, 2, 2, 1)]}, r"expected levels of 1 frame, got \(2, 2, 2, 2, 1\)"),
         ({"levels": [torch.ones(1, 2, 2, 2, 1).double()]}, r"levels of the dtype of motion \(Float\), got Double"),
         ({"unit_points": torch.ones(4, 2)}, r"expected unit_points of shape \(\*, 3\), got \(4, 2\)"),
-        ({"frame": torch.tensor([0, 0, 1, 2])}, "expected frame to be 0 to 1, got 2 at sample 3"),
+        pytest.param(
+            {"frame": torch.tensor([0, 0, 1, 2])},
+            "expected frame to be 0 to 1, got 2 at sample 3",
+            marks=pytest.mark.cpu_kernels,
+        ),
         ({"tail": torch.ones(5, 1)}, r"expected tail of shape \(4, \*\), got \(5, 1\)"),
         ({"scale": [1.0, 1.0]}, "expected scale of 3 numbers, got 2"),
     ],

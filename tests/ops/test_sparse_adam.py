@@ -135,6 +135,7 @@ def test_the_first_step_goes_as_far_as_the_rate() -> None:
     torch.testing.assert_close(zeros[0], -0.02 * signs, rtol=1e-5, atol=0)
 
 
+@pytest.mark.cpu_kernels
 def test_the_number_of_threads_changes_no_bit() -> None:
     case = make_case((100, 100, 8), dtype=torch.float32)
     threads, results = torch.get_num_threads(), []
