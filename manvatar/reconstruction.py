@@ -126,7 +126,7 @@ class Reconstructor:
             require_tinycudann(self.device)
         name = self.preset.field.mlp_backend
         if name.startswith("native-bf16") and not mlp_has_bfloat16(self.device):
-            raise UserError(f"--mlp-backend {name} needs a processor with AMX, and --device cpu; use auto")
+            raise UserError(f"--mlp-backend {name} needs AMX or a GPU of compute capability 8.0 or newer; use auto")
 
     def fit(
         self,

@@ -43,6 +43,7 @@ struct Blocks {
   int64_t count;
   int threads = kThreads;
   size_t shared_bytes = 0;
+  int rows = 1;  // of blocks: blockIdx.y
 };
 
 // Enough blocks for one thread an element.
@@ -53,7 +54,7 @@ void launch(
     const char* op, const OnDevice& device, Blocks blocks, void (*kernel)(Parameters...), const Arguments&... arguments) {
   if (blocks.count > 2147483647) fail(op, "(): expected fewer than 2^31 blocks of work, got ", blocks.count);
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(blocks.count));
+  config.gridDim = dim3(static_cast<unsigned>(blocks.count), static_cast<unsigned>(blocks.rows));
   config.blockDim = dim3(static_cast<unsigned>(blocks.threads));
   config.dynamicSmemBytes = blocks.shared_bytes;
   config.stream = device.stream();

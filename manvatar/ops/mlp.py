@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from manvatar.ops._library import has_op, register, require
+from manvatar.ops._library import has_cuda, has_op, register, require
 
 _BUILT = has_op("mlp")
 
@@ -42,7 +42,7 @@ def mlp(
             backward, are rounded to bfloat16 (8 bits) and their products summed in float32. 2 or 3 = a factor is cut
             into so many bfloat16 numbers that add up to it, to 16 bits or all 24, and 3 or 6 products of them summed
             (Henry, Tang and Heinecke 2019, arXiv 1904.06376): 3 is as exact as float32. Only where
-            :func:`mlp_has_bfloat16`, for float32 and multiples of 32 hidden units.
+            :func:`mlp_has_bfloat16`, for float32 and, on a CPU, multiples of 32 hidden units.
 
     Differentiable in all arguments but ``frame``, once; deterministic for a fixed number of threads.
 
@@ -57,10 +57,13 @@ def mlp(
 
 
 def mlp_has_bfloat16(device: torch.device | str = "cpu") -> bool:
-    """Whether :func:`mlp` can multiply in bfloat16 there: on a CPU, one with Intel's matrix unit (AMX), under Linux."""
-    if torch.device(device).type != "cpu":
-        return False
-    return has_op("mlp_has_bfloat16") and torch.ops.manvatar.mlp_has_bfloat16(torch.empty(0))
+    """Whether :func:`mlp` can multiply in bfloat16 there.
+
+    A CPU can that has Intel's matrix unit (AMX), under Linux; a GPU of compute capability 8.0 or newer can.
+    """
+    device = torch.device(device)
+    is_native = has_cuda() if device.type == "cuda" else device.type == "cpu" and has_op("mlp_has_bfloat16")
+    return is_native and torch.ops.manvatar.mlp_has_bfloat16(torch.empty(0, device=device))
 
 
 def mlp_reference(

@@ -1,11 +1,11 @@
 """What computes :func:`manvatar.ops.mlp`, chosen by name.
 
 ``native``; ``native-bf16``, ``native-bf16x2`` and ``native-bf16x3`` (the same with products of bfloat16 on processors
-with a matrix unit, each factor cut into 1, 2 or 3 of them: 8, 16 or all 24 bits); ``auto`` (``native-bf16`` where it
-can be had, ``native`` elsewhere); ``torch`` or ``tinycudann``. All take the same arguments, so parameters are stored
-in one layout whatever computes with them. ``torch`` is :func:`manvatar.ops.mlp_reference`. ``tinycudann`` is
-tiny-cuda-nn (T. Mueller, "Real-time neural radiance caching for path tracing", SIGGRAPH 2021), which is told apart from
-the others by
+with a matrix unit and GPUs whose tensor cores know it, each factor cut into 1, 2 or 3 of them: 8, 16 or all 24 bits);
+``auto`` (``native-bf16`` where it can be had, ``native`` elsewhere); ``torch`` or ``tinycudann``. All take the same
+arguments, so parameters are stored in one layout whatever computes with them. ``torch`` is
+:func:`manvatar.ops.mlp_reference`. ``tinycudann`` is tiny-cuda-nn (T. Mueller, "Real-time neural radiance caching for
+path tracing", SIGGRAPH 2021), which is told apart from the others by
 
 * no biases. Each frame is one more input, 1 for its own samples and 0 for others, whose weights are the hidden bias of
   that frame; the bias of the outputs is added behind the network. Both are exact.
@@ -133,7 +133,8 @@ def mlp_bfloat16(
     """
     if not mlp_has_bfloat16(inputs.device):
         raise UserError(
-            f"the MLP backend {name} needs a processor with AMX (Intel Xeon of 2023 or newer) and Linux; use auto"
+            f"the MLP backend {name} needs a processor with AMX (Intel Xeon of 2023 or newer) and Linux, or a GPU of "
+            "compute capability 8.0 or newer; use auto"
         )
     return mlp(inputs, *rest, bfloat16_parts=parts)
 
@@ -142,7 +143,8 @@ def mlp_auto(
     inputs: Float[Tensor, "samples in"], frame: Int64[Tensor, "samples"], hidden_weight: Tensor, *rest: Any
 ) -> Float[Tensor, "samples out"]:
     """``native-bf16`` where it can be had and the network is made for it, ``native`` elsewhere."""
-    fits = inputs.dtype == torch.float32 and len(hidden_weight) % 32 == 0 and mlp_has_bfloat16(inputs.device)
+    made_for = len(hidden_weight) % 32 == 0 and max(hidden_weight.shape) <= 256 and inputs.dtype == torch.float32
+    fits = made_for and mlp_has_bfloat16(inputs.device)
     return mlp(inputs, frame, hidden_weight, *rest, bfloat16_parts=int(fits))
 
 

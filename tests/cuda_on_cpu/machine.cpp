@@ -16,6 +16,7 @@
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
@@ -39,7 +40,7 @@ namespace {
 
 enum class State { kNotBegun, kReady, kAtBlockBarrier, kAtWarpBarrier, kDone };
 
-using Together = void (*)(void**, int);
+using Together = void (*)(void**);
 
 struct Fibre {
   std::unique_ptr<char[]> stack{new char[kStackBytes]};
@@ -72,6 +73,11 @@ class Machine {
     }
   }
 
+  void stop_from_thread(const char* what) {
+    mistake_ = what;
+    wait(State::kDone);
+  }
+
   void wait(State state, Together together = nullptr, void* argument = nullptr) {
     Thread& thread = threads_[current_];
     thread.state = state;
@@ -90,6 +96,7 @@ class Machine {
   jmp_buf scheduler_;
   ucontext_t begin_;
   const std::function<void()>* body_ = nullptr;
+  const char* mistake_ = nullptr;  // of a thread
   std::mt19937 random_;
 
   std::vector<unsigned> permutation(unsigned count) {
@@ -128,6 +135,7 @@ class Machine {
         current_ = first + order_[turn_];
         const State state = threads_[current_].state;
         if (state == State::kNotBegun || state == State::kReady) give_turn();
+        if (mistake_ != nullptr) stop(std::exchange(mistake_, nullptr));
       }
     } while (meet_in_warp(first, lanes));
   }
@@ -140,7 +148,7 @@ class Machine {
       if (thread.state != State::kAtWarpBarrier || thread.together != threads_[first].together) return false;
       arguments[i] = thread.argument;
     }
-    if (threads_[first].together != nullptr) threads_[first].together(arguments, static_cast<int>(lanes));
+    if (threads_[first].together != nullptr) threads_[first].together(arguments);
     for (unsigned i = 0; i < lanes; ++i) threads_[first + i].state = State::kReady;
     return true;
   }
@@ -220,7 +228,9 @@ cudaError_t run(const cudaLaunchConfig_t& config, const void* kernel, const std:
 
 void block_barrier() { machine.wait(State::kAtBlockBarrier); }
 
-void warp_barrier(void (*together)(void**, int), void* argument) {
+void stop(const char* what) { machine.stop_from_thread(what); }
+
+void warp_barrier(void (*together)(void**), void* argument) {
   machine.wait(State::kAtWarpBarrier, together, argument);
 }
 

@@ -5,6 +5,8 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <mma.h>
+
 namespace {
 
 using namespace manvatar;
@@ -59,6 +61,15 @@ __global__ void left_out(float* out) {
   if (threadIdx.x != 5) out[threadIdx.x] = (threadIdx.x + 1) % blockDim.x;
 }
 
+// Uninteresting sums, of matrices that lie askew.
+__global__ void askew(float* out) {
+  using namespace nvcuda::wmma;
+  fragment<accumulator, 16, 16, 16, float> sums;
+  fill_fragment(sums, 0.0f);
+  store_matrix_sync(shared_memory<float>() + 4, sums, 16, mem_row_major);
+  out[threadIdx.x] = 0;
+}
+
 constexpr struct {
   const char* name;
   void (*kernel)(float*);
@@ -71,6 +82,7 @@ constexpr struct {
     {"behind_the_end", behind_the_end},
     {"never_set", never_set},
     {"left_out", left_out},
+    {"askew", askew},
 };
 
 // What one block of `threads` writes with the memory it needs, or with `bytes`.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from manvatar.errors import UserError
-from manvatar.ops import _library, mlp, mlp_has_bfloat16, mlp_reference
+from manvatar.ops import _library, mlp, mlp_reference
 
 
 @dataclass(frozen=True)
@@ -115,90 +115,6 @@ def test_float32_is_as_near_to_float64_as_the_reference_is(inputs: int, octaves:
         assert got.dtype == torch.float32
         # Where a hidden unit is zero but for rounding its slope is drawn by lot, in the reference as well.
         assert (got - truth).norm() <= 2 * (expected - truth).norm()
-
-
-# ------------------------------------------------------------------------------------------------------------ bfloat16
-
-
-@pytest.fixture
-def bfloat16(kernels: None) -> None:
-    """The kernels of this test have products of bfloat16."""
-    if not mlp_has_bfloat16():
-        pytest.skip("needs a processor with AMX")
-
-
-with_bfloat16 = pytest.mark.usefixtures("bfloat16")
-
-
-@with_bfloat16
-@pytest.mark.parametrize(
-    "sizes", [(1, 1, 32, 1, 1), (300, 17, 64, 3, 2), (4000, 32, 128, 4, 5), (513, 15, 128, 3, 3, 4)]
-)
-def test_bfloat16_rounds_factors_and_nothing_else(sizes: tuple[int, ...]) -> None:
-    case = make_case(*sizes).to(torch.float32)
-    got = mlp(*case.arguments(), case.octaves, 1)
-    expected = mlp_reference(*case.arguments(), case.octaves, 1)
-    # Where a sine lies between two bfloat16 its last bit decides which is taken.
-    assert (got - expected).norm() <= (1e-3 if case.octaves else 1e-5) * expected.norm()
-    exact = mlp_reference(*case.to(torch.float64).arguments(), case.octaves)
-    assert 1e-5 * exact.norm() < (got - exact).norm() < 1e-2 * exact.norm()
-
-
-@with_bfloat16
-@pytest.mark.parametrize(("parts", "error"), [(1, 1e-2), (2, 2e-5), (3, 2e-6)])
-@pytest.mark.parametrize(
-    "sizes", [(1000, 32, 128, 4, 5), (700, 6, 128, 3, 2, 4), (100, 12, 96, 1, 1, 4), (33, 40, 32, 2, 1)]
-)
-def test_gradients_in_bfloat16(sizes: tuple[int, ...], parts: int, error: float) -> None:
-    """With biases that keep every hidden unit far from its kink, where rounding would choose the slope."""
-    case = make_case(*sizes)
-    case = replace(case, hidden_bias=case.hidden_bias.sign() * 20).to(torch.float32)
-    upstream = torch.randn(sizes[0], sizes[3])
-    ours = gradients(lambda *arguments: mlp(*arguments, parts), case, upstream)
-    truths = gradients(mlp_reference, case.to(torch.float64), upstream)
-    for truth, got in zip(truths, ours, strict=True):
-        assert (got - truth).norm() <= error * truth.norm()
-
-
-@with_bfloat16
-@pytest.mark.parametrize("sizes", [(300, 17, 64, 3, 2), (4000, 32, 128, 4, 5), (513, 15, 128, 3, 3, 4)])
-def test_cut_into_three_it_is_float32(sizes: tuple[int, ...]) -> None:
-    case = make_case(*sizes).to(torch.float32)
-    exact = mlp_reference(*case.to(torch.float64).arguments(), case.octaves)
-    plain = mlp_reference(*case.arguments(), case.octaves)
-    two, three = (mlp(*case.arguments(), case.octaves, parts) for parts in (2, 3))
-    assert (three - exact).norm() <= 2 * (plain - exact).norm()
-    assert (two - exact).norm() <= 1e-5 * exact.norm()
-
-
-@with_bfloat16
-def test_bfloat16_repeats_and_keeps_samples_apart() -> None:
-    case = make_case(3000, 29, 64, 4, 8).to(torch.float32)
-    upstream = torch.randn(3000, 4)
-    first, second = (gradients(lambda *arguments: mlp(*arguments, 1), case, upstream) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    broken = replace(case, inputs=case.inputs.clone())
-    broken.inputs[7, 1] = math.nan
-    got, clean = mlp(*broken.arguments(), 0, 1), mlp(*case.arguments(), 0, 1)
-    others = torch.arange(3000) != 7
-    assert got[7].isnan().all() and torch.equal(got[others], clean[others])
-
-
-@with_bfloat16
-def test_what_bfloat16_cannot_take() -> None:
-    with pytest.raises(RuntimeError, match="expected a multiple of 32 hidden units for bfloat16 products, got 48"):
-        mlp(*make_case(5, 3, 48).to(torch.float32).arguments(), 0, 1)
-    with pytest.raises(RuntimeError, match="expected inputs to be float32 for bfloat16"):
-        mlp(*make_case(5, 3, 32).arguments(), 0, 1)
-    with pytest.raises(RuntimeError, match="expected bfloat16_parts to be 0 to 3, got 4"):
-        mlp(*make_case(5, 3, 32).arguments(), 0, 4)
-
-
-@pytest.mark.cpu_kernels
-@pytest.mark.skipif(mlp_has_bfloat16(), reason="the processor has AMX")
-def test_without_a_matrix_unit() -> None:
-    with pytest.raises(RuntimeError, match="bfloat16 needs a processor with AMX"):
-        mlp(*make_case(5, 3, 32).to(torch.float32).arguments(), 0, 1)
 
 
 # ------------------------------------------------------------------------------------------------ gradcheck, opcheck

@@ -59,7 +59,10 @@ cudaError_t run(const cudaLaunchConfig_t& config, const void* kernel, const std:
 void block_barrier();
 
 // Waits for all threads of the warp, whose arguments the last of them gives to `together`, in the order of their lanes.
-void warp_barrier(void (*together)(void** arguments, int lanes), void* argument);
+void warp_barrier(void (*together)(void** arguments), void* argument);
+
+// Ends the launch, which fails with these words.
+void stop(const char* what);
 
 cudaError_t allow_shared_memory(const void* kernel, size_t bytes);
 
