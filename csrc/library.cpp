@@ -41,16 +41,18 @@ STABLE_TORCH_LIBRARY(manvatar, library) {
       " int octaves=0, int bfloat16_parts=0) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   // Whether mlp can multiply in bfloat16 on the device of a tensor.
   library.def("mlp_has_bfloat16(Tensor on) -> bool");
-  // One step of Adam in place; `grad` is zero afterwards.
+  // One step of Adam in place; `grad` is zero afterwards. `scale` takes the place of rate and step: rate / (1 - beta1^step)
+  // and 1 / sqrt(1 - beta2^step).
   library.def(
       "sparse_adam_(Tensor(a!) parameter, Tensor(b!) grad, Tensor(c!) exp_avg, Tensor(d!) exp_avg_sq, float rate,"
-      " float beta1, float beta2, float eps, int step, bool skip_zero_rows) -> ()");
+      " float beta1, float beta2, float eps, int step, bool skip_zero_rows, Tensor? scale=None) -> ()");
   // Adds weights^T rows to target, in place: the gradient of sums of grids with coefficients.
   library.def("add_outer_(Tensor(a!) target, Tensor weights, Tensor rows) -> ()");
-  // Samples on rays through a grid of occupied cells -> (distance_m, ray, offsets), packed.
+  // Samples on rays through a grid of occupied cells -> (distance_m, ray, offsets), packed; at most `capacity` of them where
+  // that is not negative, and that many rows.
   library.def(
       "march(Tensor origins_m, Tensor directions, Tensor shift, Tensor occupied, Tensor lowest_per_m, float[] lower_m,"
-      " float[] upper_m, float step_m, float stop_depth, int margin_steps) -> (Tensor, Tensor, Tensor)");
+      " float[] upper_m, float step_m, float stop_depth, int margin_steps, int capacity=-1) -> (Tensor, Tensor, Tensor)");
   // The nearest triangle at every pixel centre -> (triangle, barycentric, depth_m).
   library.def(
       "rasterize(Tensor points_px, Tensor depth_m, Tensor triangles, int width, int height, bool cull_back_faces)"

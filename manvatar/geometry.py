@@ -90,7 +90,7 @@ def rigid(
     """A 4x4 matrix from its rotation and translation."""
     top = torch.cat([rotation, translation_m[..., None]], -1)
     bottom = torch.zeros_like(top[..., :1, :])
-    bottom[..., 0, 3] = 1
+    bottom[..., 0, 3].fill_(1)
     return torch.cat([top, bottom], -2)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,3 +61,15 @@ def cuda() -> torch.device:
             pytest.fail("MANVATAR_REQUIRE_CUDA=1 but torch.cuda.is_available() is false")
         pytest.skip("needs a CUDA device")
     return torch.device("cuda")
+
+
+@pytest.fixture(scope="session")
+def cuda_on_cpu() -> Callable[[int], AbstractContextManager[None]]:
+    """Within ``with cuda_on_cpu(order):`` ops on CPU tensors run the CUDA kernels (``tests/cuda_on_cpu``).
+
+    ``order`` is that in which threads and blocks take turns: 0 ascending, 1 descending, else the seed of a random one.
+    Memory of tensors is not-a-number until it is written.
+    """
+    from cuda_on_cpu.kernels import cuda_kernels
+
+    return cuda_kernels()

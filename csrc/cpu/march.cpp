@@ -41,7 +41,8 @@ void gather(const Job<T>& job, int64_t begin, int64_t end, std::vector<T>& sampl
 
 std::tuple<Tensor, Tensor, Tensor> march(
     Tensor origins_m, Tensor directions, Tensor shift, Tensor occupied, Tensor lowest_per_m, std::vector<double> lower_m,
-    std::vector<double> upper_m, double step_m, double stop_depth, int64_t margin_steps) {
+    std::vector<double> upper_m, double step_m, double stop_depth, int64_t margin_steps, int64_t capacity) {
+  if (capacity >= 0) fail("march(): expected no capacity on the CPU, where nobody has to wait for the number of samples");
   const MarchInputs in = check_march(
       origins_m, directions, shift, occupied, lowest_per_m, lower_m, upper_m, step_m, stop_depth, margin_steps);
   Tensor any = empty_of_type(in.origins_m, in.blocks, ScalarType::Byte);

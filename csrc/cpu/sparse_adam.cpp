@@ -71,8 +71,9 @@ MANVATAR_DTYPE(double)
 
 void sparse_adam_(
     Tensor parameter, Tensor grad, Tensor exp_avg, Tensor exp_avg_sq, double rate, double beta1, double beta2, double eps,
-    int64_t step, bool skip_zero_rows) {
-  const SparseAdamInputs in = check_sparse_adam(parameter, grad, exp_avg, exp_avg_sq, rate, beta1, beta2, eps, step);
+    int64_t step, bool skip_zero_rows, std::optional<Tensor> scale) {
+  SparseAdamInputs in = check_sparse_adam(parameter, grad, exp_avg, exp_avg_sq, rate, beta1, beta2, eps, step, scale);
+  take_scale(in.step, in.scale);
   if (in.rows == 0) return;
   dispatch_floating(parameter, [&]<class T>() {
     const Arrays<T> arrays{parameter.mutable_data_ptr<T>(), grad.mutable_data_ptr<T>(), exp_avg.mutable_data_ptr<T>(),

@@ -7,9 +7,8 @@
 // samples, which stay in its registers. So do the sums of the weight gradient, in fragments, for at most kMaxChunk times 16
 // columns; where there are more, further blocks (blockIdx.y) compute the hidden layer again for theirs.
 
-#include "mlp_cuda.h"
+#include "mlp_tensor.h"
 
-#include <cuda_bf16.h>
 #include <mma.h>
 
 namespace manvatar {
@@ -18,112 +17,13 @@ namespace {
 
 using namespace nvcuda;
 
-constexpr int kSide = 16;  // of the matrices that are multiplied at a time
-constexpr int kRows = 2 * kSide;
-constexpr int kUnits = 32;  // hidden units of a warp: two matrices wide, one a lane
-constexpr int kMaxChunk = 8;
-constexpr int kMostUnits = 256, kMostInputs = 256, kMostOut = 16;
+using Job = TensorJob;
 
 using Sums = wmma::fragment<wmma::accumulator, kSide, kSide, kSide, float>;
 template <class Use, class Layout>
 using Factor = wmma::fragment<Use, kSide, kSide, kSide, __nv_bfloat16, Layout>;
 
-constexpr int rounded_up(int n, int to) { return (n + to - 1) / to * to; }
-
-// A network and what is in shared memory, as offsets in bytes. Rows are 16 bytes longer than they need be, so that eight of
-// them begin in different banks.
-struct Job {
-  Network<float> net;
-  int parts;
-  int width, units;                          // inputs and hidden units, rounded up; what is behind them is zero
-  int x_stride, hidden_stride, sums_stride;  // elements of a row
-  int x, to_hidden, sums, out_weight, grad;  // behind the weights, whose rows are as long as those of x
-  int bytes;
-  int chunk;  // matrices side by side in the weight gradient of a block
-
-  Job(const Network<float>& net, int64_t parts, bool backward) : net(net), parts(static_cast<int>(parts)) {
-    width = rounded_up(net.in, kSide);
-    units = rounded_up(net.hidden, kUnits);
-    x_stride = width + 8;
-    hidden_stride = units + 8;
-    sums_stride = std::max(units, backward ? width : 0) + 4;
-    x = weight_plane() * this->parts * 2;
-    to_hidden = x + x_plane() * this->parts * 2;
-    sums = to_hidden + (backward ? hidden_plane() * this->parts * 2 : 0);
-    out_weight = sums + kRows * sums_stride * 4;
-    grad = out_weight + net.out * units * 4;
-    bytes = grad + (backward ? kRows * net.out * 4 : 0);
-    const int across = width / kSide, chunks = (across + kMaxChunk - 1) / kMaxChunk;
-    chunk = (across + chunks - 1) / chunks;
-  }
-
-  __host__ __device__ int weight_plane() const { return units * x_stride; }
-  __host__ __device__ int x_plane() const { return kRows * x_stride; }
-  __host__ __device__ int hidden_plane() const { return kRows * hidden_stride; }
-
-  Blocks blocks(const char* op) const {
-    return {blocks_for_tiles(op, net.samples, kRows, std::max(4, 512 / units)), units, static_cast<size_t>(bytes)};
-  }
-};
-
-// Tensor cores know bfloat16 from compute capability 8.0 on; for older chips the kernels are empty, and never launched
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-
-template <class T>
-__device__ T* at(int offset) {
-  return reinterpret_cast<T*>(shared_memory<unsigned char>() + offset);
-}
-
-// Calls f(i, j) for the parts of two factors whose products count, the smallest first.
-template <class F>
-__device__ void for_products(int parts, const F& f) {
-  for (int total = parts - 1; total >= 0; --total)
-    for (int i = 0; i <= total; ++i) f(i, total - i);
-}
-
-__device__ void store_parts(__nv_bfloat16* to, int plane, int parts, float value) {
-  for (int p = 0; p < parts; ++p) {
-    const __nv_bfloat16 part = __float2bfloat16(value);
-    to[p * plane] = part;
-    value -= __bfloat162float(part);
-  }
-}
-
-// The weights, and zeros where they and x are rounded up.
-__device__ void fill_weights(const Job& job) {
-  const Network<float>& net = job.net;
-  __nv_bfloat16 *weight = at<__nv_bfloat16>(0), *x = at<__nv_bfloat16>(job.x);
-  for (int i = threadIdx.x; i < job.units * job.width; i += blockDim.x) {
-    const int h = i / job.width, k = i % job.width;
-    const bool there = h < net.hidden && k < net.in;
-    const float value = there ? net.hidden_weight[h * net.in + k] : 0.0f;
-    store_parts(weight + h * job.x_stride + k, job.weight_plane(), job.parts, value);
-  }
-  for (int s = threadIdx.x; s < kRows; s += blockDim.x)
-    for (int k = net.in; k < job.width; ++k) store_parts(x + s * job.x_stride + k, job.x_plane(), job.parts, 0.0f);
-  float* out_weight = at<float>(job.out_weight);
-  for (int i = threadIdx.x; i < net.out * job.units; i += blockDim.x) {
-    const int o = i / job.units, h = i % job.units;
-    out_weight[i] = h < net.hidden ? net.out_weight[o * net.hidden + h] : 0.0f;
-  }
-}
-
-// What the hidden layer sees of the samples begin..begin+count-1; rows behind them are those of a sample of zeros.
-__device__ void fill_rows(const Job& job, int64_t begin, int count) {
-  const Network<float>& net = job.net;
-  for (int i = threadIdx.x; i < kRows * net.given; i += blockDim.x) {
-    const int s = i / net.given, k = i % net.given;
-    const float value = s < count ? net.inputs[begin * net.given + i] : 0.0f;
-    __nv_bfloat16* to = at<__nv_bfloat16>(job.x) + s * job.x_stride + k;
-    store_parts(to, job.x_plane(), job.parts, value);
-    for (int section = 1; section * net.given < net.in; section += 2) {
-      float sine, cosine;
-      sincosf(value * static_cast<float>(embedding_factor(section)), &sine, &cosine);
-      store_parts(to + section * net.given, job.x_plane(), job.parts, sine);
-      store_parts(to + (section + 1) * net.given, job.x_plane(), job.parts, cosine);
-    }
-  }
-}
 
 // The hidden units of this warp for the tile, before their bias, to `sums`.
 __device__ void multiply_hidden(const Job& job, int first) {
@@ -152,6 +52,32 @@ __device__ void multiply_hidden(const Job& job, int first) {
     wmma::store_matrix_sync(corner, sums[i / 2][i % 2], job.sums_stride, wmma::mem_row_major);
   }
   __syncwarp();  // lanes read what others wrote
+}
+
+// What the hidden units of this warp add to the outputs of the tile, to `partial`; a lane a sample.
+__device__ void multiply_out(const Job& job, int64_t begin, int count, int first) {
+  const Network<float>& net = job.net;
+  const int lane = threadIdx.x % kUnits, kept = min(kUnits, net.hidden - first);
+  const float* bias = net.hidden_bias + net.frame[begin + min(lane, count - 1)] * net.hidden + first;
+  const float4* sums = at<float4>(job.sums + (lane * job.sums_stride + first) * 4);
+  for (int o = 0; o < net.out; o += 4) {
+    float totals[4] = {0, 0, 0, 0};
+    for (int h = 0; h < kept; h += 4) {
+      float4 a = sums[h / 4];
+      a = {leaky_relu(a.x + bias[h]), leaky_relu(a.y + bias[h + 1]), leaky_relu(a.z + bias[h + 2]),
+           leaky_relu(a.w + bias[h + 3])};
+#pragma unroll
+      for (int p = 0; p < 4; ++p) {
+        if (o + p >= net.out) continue;
+        const float4 w = *at<float4>(job.out_weight + ((o + p) * job.units + first + h) * 4);
+        totals[p] += a.x * w.x + a.y * w.y + (a.z * w.z + a.w * w.w);
+      }
+    }
+    float* partial = at<float>(job.partial) + (first / kUnits * net.out + o) * kRows + lane;
+#pragma unroll
+    for (int p = 0; p < 4; ++p)
+      if (o + p < net.out) partial[p * kRows] = totals[p];
+  }
 }
 
 // grad_inputs of the tile from the gradients of what the hidden layer saw, which lie in `sums`.
@@ -188,7 +114,7 @@ struct UnitSums {
   // Of the tile, from `sums` and `grad`: the gradient before the activation, to `to_hidden`.
   __device__ void add_tile(const Job& job, int64_t begin, int count, int h, float* to_bias) {
     const Network<float>& net = job.net;
-    const float *sums = at<float>(job.sums) + h, *grad = at<float>(job.grad);
+    const float* sums = at<float>(job.sums) + h;
     __nv_bfloat16* to_hidden = at<__nv_bfloat16>(job.to_hidden) + h;
     float weight[kOut];
 #pragma unroll
@@ -199,11 +125,16 @@ struct UnitSums {
       if (s < count && h < net.hidden) {
         const int64_t now = net.frame[begin + s];
         const float activated = leaky_relu(sums[s * job.sums_stride] + net.hidden_bias[now * net.hidden + h]);
+        const float4* grad = at<float4>(job.grad + s * job.grad_stride * 4);
 #pragma unroll
-        for (int o = 0; o < kOut; ++o) {
+        for (int o = 0; o < kOut; o += 4) {
           if (o >= net.out) continue;
-          d += grad[s * net.out + o] * weight[o];
-          out_weight[o] += grad[s * net.out + o] * activated;
+          const float4 g = grad[o / 4];
+          d += g.x * weight[o] + g.y * weight[o + 1] + (g.z * weight[o + 2] + g.w * weight[o + 3]);
+          out_weight[o] += g.x * activated;
+          out_weight[o + 1] += g.y * activated;
+          out_weight[o + 2] += g.z * activated;
+          out_weight[o + 3] += g.w * activated;
         }
         d *= leaky_relu_slope(activated);
         if (now != frame) {
@@ -269,7 +200,7 @@ __device__ void multiply_weights(const Job& job, int first, int column, int tile
 __global__ void __launch_bounds__(kMostUnits) forward_kernel(Job job, float* __restrict__ out) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   const Network<float>& net = job.net;
-  const int h = threadIdx.x, first = threadIdx.x / kUnits * kUnits;
+  const int first = threadIdx.x / kUnits * kUnits;
   fill_weights(job);
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kRows;
   for (int64_t begin = static_cast<int64_t>(blockIdx.x) * kRows; begin < net.samples; begin += stride) {
@@ -277,23 +208,13 @@ __global__ void __launch_bounds__(kMostUnits) forward_kernel(Job job, float* __r
     fill_rows(job, begin, count);
     __syncthreads();
     multiply_hidden(job, first);
-    float* sums = at<float>(job.sums);
-    for (int s = 0; s < count; ++s) {
-      float& sum = sums[s * job.sums_stride + h];
-      sum = h < net.hidden ? leaky_relu(sum + net.hidden_bias[net.frame[begin + s] * net.hidden + h]) : 0.0f;
-    }
+    multiply_out(job, begin, count, first);
     __syncthreads();
-    for (int i = threadIdx.x; i < kRows * net.out; i += blockDim.x) {
-      const int s = i % kRows, o = i / kRows;
-      if (s >= count) continue;
-      const float4* weight = at<float4>(job.out_weight + o * job.units * 4);
-      const float4* activated = reinterpret_cast<const float4*>(sums + s * job.sums_stride);
-      float total = net.out_bias[o];
-      for (int j = 0; j < job.units / 4; ++j) {
-        const float4 a = activated[j], w = weight[j];
-        total += a.x * w.x + a.y * w.y + (a.z * w.z + a.w * w.w);
-      }
-      out[(begin + s) * net.out + o] = total;
+    for (int i = threadIdx.x; i < count * net.out; i += blockDim.x) {
+      const float* partial = at<float>(job.partial) + i % net.out * kRows + i / net.out;
+      float total = net.out_bias[i % net.out];
+      for (int u = 0; u < job.units; u += kUnits) total += partial[u / kUnits * net.out * kRows];
+      out[begin * net.out + i] = total;
     }
   }
 #endif
@@ -321,12 +242,15 @@ __global__ void __launch_bounds__(kMostUnits) backward_kernel(
     const int count = static_cast<int>(min(static_cast<int64_t>(kRows), net.samples - begin));
     fill_rows(job, begin, count);
     float* grad = at<float>(job.grad);
-    for (int i = threadIdx.x; i < count * net.out; i += blockDim.x) grad[i] = upstream[begin * net.out + i];
+    for (int i = threadIdx.x; i < count * job.grad_stride; i += blockDim.x) {
+      const int s = i / job.grad_stride, o = i % job.grad_stride;
+      grad[i] = o < net.out ? upstream[(begin + s) * net.out + o] : 0.0f;
+    }
     __syncthreads();
     multiply_hidden(job, first);
     unit.add_tile(job, begin, count, h, to_bias);
     if (h < net.out)
-      for (int s = 0; s < count; ++s) to_out_bias += grad[s * net.out + h];
+      for (int s = 0; s < count; ++s) to_out_bias += grad[s * job.grad_stride + h];
     __syncthreads();
     if (is_first) multiply_back(job, warp, blockDim.x / kUnits);
     multiply_weights<kTiles>(job, first, chunk * kSide, tiles, to_weight);

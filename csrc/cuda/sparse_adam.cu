@@ -11,14 +11,15 @@ using namespace manvatar;
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) update_kernel(
-    int64_t rows, int64_t width, bool skip_zero_rows, AdamStep<T> step, T* __restrict__ parameter, T* __restrict__ grad,
-    T* __restrict__ mean, T* __restrict__ square) {
+    int64_t rows, int64_t width, bool skip_zero_rows, AdamStep<T> step, const double* __restrict__ scale,
+    T* __restrict__ parameter, T* __restrict__ grad, T* __restrict__ mean, T* __restrict__ square) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (row >= rows) return;
   const int64_t begin = row * width, end = begin + width;
   bool any = false;
   for (int64_t k = begin; k < end; ++k) any |= grad[k] != 0;
   if (!any && skip_zero_rows) return;
+  take_scale(step, scale);
   for (int64_t k = begin; k < end; ++k) {
     adam_element(step, grad[k], parameter[k], mean[k], square[k]);
     grad[k] = 0;
@@ -32,14 +33,15 @@ void update(
     const Tensor& exp_avg, const Tensor& exp_avg_sq) {
   const int64_t rows = skip_zero_rows ? in.rows : in.rows * in.width, width = skip_zero_rows ? in.width : 1;
   launch("sparse_adam_", device, one_thread_each(rows), update_kernel<T>,
-      rows, width, skip_zero_rows, adam_step_of<T>(in.step), parameter.mutable_data_ptr<T>(), grad.mutable_data_ptr<T>(),
-      exp_avg.mutable_data_ptr<T>(), exp_avg_sq.mutable_data_ptr<T>());
+      rows, width, skip_zero_rows, adam_step_of<T>(in.step), in.scale, parameter.mutable_data_ptr<T>(),
+      grad.mutable_data_ptr<T>(), exp_avg.mutable_data_ptr<T>(), exp_avg_sq.mutable_data_ptr<T>());
 }
 
 void sparse_adam_(
     Tensor parameter, Tensor grad, Tensor exp_avg, Tensor exp_avg_sq, double rate, double beta1, double beta2, double eps,
-    int64_t step, bool skip_zero_rows) {
-  const SparseAdamInputs in = check_sparse_adam(parameter, grad, exp_avg, exp_avg_sq, rate, beta1, beta2, eps, step);
+    int64_t step, bool skip_zero_rows, std::optional<Tensor> scale) {
+  const SparseAdamInputs in =
+      check_sparse_adam(parameter, grad, exp_avg, exp_avg_sq, rate, beta1, beta2, eps, step, scale);
   if (in.rows == 0) return;
   const OnDevice device(parameter);
   dispatch_floating(parameter, [&]<class T>() {

@@ -47,6 +47,7 @@ __global__ void __launch_bounds__(kThreads) spread_kernel(
   const int64_t i = k / shape.channels, c = k % shape.channels;
   const Cell<T> cell = locate(points + 3 * i, frame ? frame[i] : 0, shape);
   const T upstream = grad[i * grad_stride + c];
+  if (upstream == 0) return;  // as of samples nobody sees, of which many may lie in one cell
   T* corner = out + cell.plane * shape.plane_size() + cell.offset + c;
   const auto add = [&](T* p, T weight) { atomicAdd(p, weight * upstream); };
   const int64_t x_step = shape.channels, y_step = shape.x * shape.channels;

@@ -81,7 +81,7 @@ void ask_for_shared_memory(const char* op, void (*kernel)(Parameters...), size_t
 // The shared memory a kernel was launched with.
 template <class T>
 __device__ T* shared_memory() {
-  extern __shared__ __align__(16) unsigned char shared_bytes[];
+  extern __shared__ __align__(128) unsigned char shared_bytes[];
   return reinterpret_cast<T*>(shared_bytes);
 }
 

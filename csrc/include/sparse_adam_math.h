@@ -27,6 +27,14 @@ inline AdamStep<T> adam_step_of(const AdamStep<double>& step) {
           static_cast<T>(step.root_scale)};
 }
 
+// `scale`, where there is one, holds rate and root_scale.
+template <class T>
+C10_HOST_DEVICE inline void take_scale(AdamStep<T>& step, const double* scale) {
+  if (scale == nullptr) return;
+  step.rate = static_cast<T>(scale[0]);
+  step.root_scale = static_cast<T>(scale[1]);
+}
+
 template <class T>
 C10_HOST_DEVICE inline void adam_element(const AdamStep<T>& step, T grad, T& parameter, T& mean, T& square) {
   using std::sqrt;

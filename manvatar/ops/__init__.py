@@ -17,7 +17,7 @@ from manvatar.ops.mlp import embed, mlp, mlp_has_bfloat16, mlp_reference
 from manvatar.ops.rasterize import Rasterized, rasterize, rasterize_reference
 from manvatar.ops.sample_grid import sample_grid, sample_grid_reference
 from manvatar.ops.sample_warped import sample_warped, sample_warped_reference
-from manvatar.ops.sparse_adam import sparse_adam_, sparse_adam_reference_
+from manvatar.ops.sparse_adam import adam_scale, sparse_adam_, sparse_adam_reference_
 
 __all__ = [
     "give_back_freed_memory",
@@ -25,6 +25,7 @@ __all__ = [
     "Composite",
     "Marched",
     "Rasterized",
+    "adam_scale",
     "add_outer_",
     "add_outer_reference_",
     "blend",

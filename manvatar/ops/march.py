@@ -43,6 +43,7 @@ def march(
     step_m: float,
     stop_depth: float,
     margin_steps: int,
+    capacity: int | None = None,
 ) -> Marched:
     """Samples of all rays; formulas at the head of this module. Not differentiable; deterministic.
 
@@ -55,6 +56,9 @@ def march(
         lower_m: corners of the box, (x, y, z), as is ``upper_m``.
         stop_depth: -log of the light left where samples end; infinity samples everything.
         margin_steps: >= 1.
+        capacity: for CUDA, where the host must wait for the number of samples unless it gives one: so many rows come
+            back, the samples of the first rays and behind the last offset rows that belong to no ray (distance 0, and
+            the last ray's number). Samples beyond are left out.
 
     Raises:
         RuntimeError: shapes, dtypes, devices or numbers that do not fit, in words.
@@ -63,7 +67,17 @@ def march(
     require("march", _BUILT, origins_m)
     return Marched(
         *torch.ops.manvatar.march(
-            origins_m, directions, shift, occupied, lowest_per_m, lower_m, upper_m, step_m, stop_depth, margin_steps
+            origins_m,
+            directions,
+            shift,
+            occupied,
+            lowest_per_m,
+            lower_m,
+            upper_m,
+            step_m,
+            stop_depth,
+            margin_steps,
+            -1 if capacity is None else capacity,
         )
     )
 
@@ -116,8 +130,9 @@ def _fake(
     step_m: float,
     stop_depth: float,
     margin_steps: int,
+    capacity: int = -1,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    samples = torch.library.get_ctx().new_dynamic_size()
+    samples = torch.library.get_ctx().new_dynamic_size() if capacity < 0 else capacity
     index = torch.int64
     return (
         origins_m.new_empty(samples),

@@ -33,6 +33,7 @@ def sparse_adam_(
     eps: float,
     step: int,
     skip_zero_rows: bool = True,
+    scale: Tensor | None = None,
 ) -> None:
     """Update ``parameter`` and its moments, and set ``grad`` to zero, in one pass. Not differentiable; deterministic.
 
@@ -44,14 +45,23 @@ def sparse_adam_(
         eps: >= 0, beside the root of the corrected second moment.
         step: t, from 1.
         skip_zero_rows: False updates every row, as ``torch.optim.Adam`` does.
+        scale: (2,) float64, where ``parameter`` is: :func:`adam_scale`, which then counts instead of ``rate`` and
+            ``step``. Work that is recorded once and replayed reads it anew each time.
 
     Raises:
         RuntimeError: arguments that do not fit, in words.
         UserError: the native library is not built.
     """
     require("sparse_adam_", _BUILT, parameter)
-    torch.ops.manvatar.sparse_adam_(parameter, grad, exp_avg, exp_avg_sq, rate, beta1, beta2, eps, step, skip_zero_rows)
+    torch.ops.manvatar.sparse_adam_(
+        parameter, grad, exp_avg, exp_avg_sq, rate, beta1, beta2, eps, step, skip_zero_rows, scale
+    )
     torch.autograd.graph.increment_version([parameter, grad, exp_avg, exp_avg_sq])
+
+
+def adam_scale(rate: float, beta1: float, beta2: float, step: int) -> tuple[float, float]:
+    """What step and learning rate amount to: rate / (1 - beta1^t) and 1 / sqrt(1 - beta2^t)."""
+    return rate / (1 - beta1**step), (1 - beta2**step) ** -0.5
 
 
 @torch.no_grad()
@@ -90,6 +100,7 @@ def _fake(
     eps: float,
     step: int,
     skip_zero_rows: bool,
+    scale: Tensor | None = None,
 ) -> None:
     return None
 

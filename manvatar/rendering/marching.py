@@ -64,6 +64,7 @@ def march(
     tables: MarchTables,
     config: MarchConfig,
     jitter: torch.Generator | None = None,
+    capacity: int | None = None,
 ) -> RaySamples:
     """Packed samples of all rays.
 
@@ -72,7 +73,8 @@ def march(
     the grid of steps is shifted by a random part of a step on each ray (training); without it steps are fixed.
     With ``config.samples_per_ray`` it is :func:`uniform_samples` through the box, which knows none of this, or with
     ``config.skip_empty`` without those in empty cells and those that surely no light reaches; the last one of a ray is
-    in no empty cell.
+    in no empty cell. With a ``capacity`` steps on a GPU come in so many rows, whatever their number
+    (:func:`manvatar.ops.march`): nobody waits for it.
     """
     if config.samples_per_ray:
         samples = uniform_samples(*intersect_box(rays, occupancy.box), config.samples_per_ray)
@@ -83,7 +85,7 @@ def march(
     else:
         shift = torch.rand(len(origins), generator=jitter, device=jitter.device).to(origins)
     shape, box = occupancy.allowed.shape, occupancy.box
-    margin_steps = max(1, round(config.margin_cells * float(occupancy.cell_size_m().mean()) / config.step_m))
+    margin_steps = max(1, round(config.margin_cells * occupancy.mean_side_m / config.step_m))
     distance_m, ray, offsets = ops.march(
         origins,
         rays.directions.detach(),
@@ -95,6 +97,7 @@ def march(
         config.step_m,
         -math.log(config.stop_transmittance) if config.stop_transmittance > 0 else math.inf,
         margin_steps,
+        capacity,
     )
     return RaySamples(distance_m, torch.full_like(distance_m, config.step_m), ray, offsets)
 

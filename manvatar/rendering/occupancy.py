@@ -34,6 +34,7 @@ class OccupancyGrid(nn.Module):
         extent = box.upper_m - box.lower_m
         cells = (extent / cell_m).ceil().to(torch.int64).clamp_min(2)
         self.cells_xyz: tuple[int, int, int] = (int(cells[0]), int(cells[1]), int(cells[2]))
+        self.mean_side_m = float(self.cell_size_m().mean())
         shape = self.cells_xyz[::-1]
         self.register_buffer("highest", torch.full(shape, torch.inf))
         self.register_buffer("lowest", torch.full(shape, torch.inf))

@@ -48,6 +48,7 @@ class TrainingConfig:
     half_size_iterations: int = 0  # so many at the start see images of half the size; needs whole_image
     adam_betas: tuple[float, ...] = (0.9, 0.99)
     adam_epsilon: float = 1e-12
+    cuda_graph: bool = False  # on a GPU iterations are recorded once and replayed (manvatar/training/captured.py)
     adam_skips_nodes: bool = True  # nodes without gradient are left alone, which plain Adam does not do
     loss: LossConfig = field(default_factory=LossConfig)
     march: MarchConfig = field(default_factory=MarchConfig)
@@ -68,6 +69,8 @@ class TrainingConfig:
             raise UserError(f"occupancy_every = {self.occupancy_every} is not possible; give 0 or more")
         if self.occupancy_every == 0 and (self.march.skip_empty or not self.march.samples_per_ray):
             raise UserError("occupancy_every = 0 is not possible with this march; give 1 or more")
+        if self.cuda_graph and self.march.samples_per_ray:
+            raise UserError("cuda_graph = true needs samples_per_ray = 0 in [training.march]")
         if self.within_hull and self.march.samples_per_ray and not self.march.skip_empty:
             raise UserError("within_hull needs skip_empty = true in [training.march]")
         if self.half_size_iterations and not self.whole_image:

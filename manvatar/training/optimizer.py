@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manvatar.ops import on_large_pages, sparse_adam_
+from manvatar.ops import adam_scale, on_large_pages, sparse_adam_
 from manvatar.training.config import TrainingConfig
 
 
@@ -55,6 +55,7 @@ class GridAdam(torch.optim.Optimizer):
         eps: float = 1e-8,
         skip_zero_rows: bool = True,
     ) -> None:
+        self._scales: dict[int, Tensor] = {}  # of each group
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "skip_zero_rows": skip_zero_rows})
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -67,13 +68,38 @@ class GridAdam(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
+        self.count()
+        self.update()
+        return loss
+
+    def count(self, scales: bool = False) -> None:
+        """The part of :meth:`step` that only counts.
+
+        With ``scales`` what changes from step to step is put into tensors beside the parameters, so that an
+        :meth:`update` that was recorded as a CUDA graph may be replayed.
+        """
+        for index, group in enumerate(self.param_groups):
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._state_of(parameter)["step"] += 1
+            if not scales or not group["params"]:
+                continue
+            first = group["params"][0]
+            if index not in self._scales:
+                self._scales[index] = torch.ones(2, dtype=torch.float64, device=first.device)
+            numbers = adam_scale(group["lr"], *group["betas"], int(self.state[first]["step"]))
+            for place, value in zip(self._scales[index], numbers, strict=True):
+                place.fill_(value)  # a kernel with an argument: nothing is copied from the host's memory
+
+    @torch.no_grad()
+    def update(self, scales: bool = False) -> None:
+        """The part of :meth:`step` that works, on what :meth:`count` has counted."""
+        for index, group in enumerate(self.param_groups):
             beta1, beta2 = group["betas"]
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
-                state = self._state_of(parameter)
-                state["step"] += 1
+                state = self.state[parameter]
                 sparse_adam_(
                     parameter,
                     parameter.grad,
@@ -83,10 +109,10 @@ class GridAdam(torch.optim.Optimizer):
                     beta1=beta1,
                     beta2=beta2,
                     eps=group["eps"],
-                    step=int(state["step"]),
+                    step=1 if scales else int(state["step"]),
                     skip_zero_rows=group["skip_zero_rows"],
+                    scale=self._scales[index] if scales else None,
                 )
-        return loss
 
     def zero_grad(self, set_to_none: bool = False) -> None:
         """Clear the gradients of a ``backward`` that no ``step`` followed; they keep their place by default."""

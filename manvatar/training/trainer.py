@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,14 +25,16 @@ from manvatar.rendering import (
     render,
     seen_cells,
 )
+from manvatar.training.captured import Captured
 from manvatar.training.config import TrainingConfig
 from manvatar.training.losses import image_loss, motion_loss, sample_loss
 from manvatar.training.optimizer import GridAdam, make_optimizer
 from manvatar.training.sampler import make_sampler
-from manvatar.types import Dataset
+from manvatar.types import Dataset, RayBatch, Rays
 
 _LOOK_EVERY = 20  # iterations
 _FRAMES_TO_SEE = 120  # what these have not seen the others hardly have
+_ROOM_STEP = 4096  # samples
 
 
 @dataclass
@@ -41,6 +44,15 @@ class Progress:
     iteration: int = 0
     seconds: float = 0.0  # time spent training, over all sessions
     psnr_db: float = 0.0  # of the running mean of squared errors of training rays
+
+
+class _Plan(NamedTuple):
+    """What makes one iteration different from another, beside its rays and rates."""
+
+    march: MarchConfig
+    regularize: bool
+    image_pixels: int
+    capacity: int | None  # None: as many samples as there are
 
 
 class Trainer:
@@ -84,6 +96,11 @@ class Trainer:
         self._white = torch.ones(3, device=device)
         self.squared_error = torch.zeros((), device=device)  # running mean
         self._tables: MarchTables | None = None
+        self._captured: Captured | None = None
+        if config.cuda_graph and device.type == "cuda":
+            self._captured = Captured(self._learn_from, self.generator)
+        self._room = 0  # rows for the samples of an iteration that is recorded
+        self._used = torch.zeros((), dtype=torch.int64, device=device)  # most samples of an iteration lately
 
     def _depth_m(self, points_m: Tensor) -> Tensor:
         """Depth behind the tracked face inside the visual hull; far in front of it outside the hull."""
@@ -120,18 +137,45 @@ class Trainer:
         self._set_image_size(schedule)
         if self._tables is None or (config.occupancy_every and self.progress.iteration % config.occupancy_every == 0):
             self._look_where_it_is_empty()
-        batch = self.sampler.next()
-        samples = march(batch.rays, self.occupancy, self._tables, self._march_config(), self.generator)
+        plan, batch = self._plan(), self.sampler.next()
+        self.optimizer.count(scales=plan.capacity is not None)
+        if plan.capacity is None:
+            squared = self._learn(plan, batch, self._tables)
+        else:
+            squared = self._captured(plan, *_parts(batch, self._tables))
+        self.progress.iteration += 1
+        self._note_error(squared)
+
+    def _plan(self) -> _Plan:
+        iteration, config = self.progress.iteration, self.config
+        fixed = self._captured is not None and iteration >= config.coarse_iterations  # before that the step changes
+        return _Plan(
+            self._march_config(),
+            iteration % config.regularize_every == 0,
+            self._image_pixels(),
+            (self._room or None) if fixed else None,
+        )
+
+    def _learn(self, plan: _Plan, batch: RayBatch, tables: MarchTables) -> Tensor:
+        """March, render, compare and update the field; returns the mean squared error."""
+        config = self.config
+        samples = march(batch.rays, self.occupancy, tables, plan.march, self.generator, plan.capacity)
         field = self.field.at(batch.expression, batch.cam_from_head)
         rendering = render(field, batch.rays, samples, self._white)
-        loss = image_loss(rendering, batch.rgb, batch.alpha, config.loss, self._image_pixels())
+        loss = image_loss(rendering, batch.rgb, batch.alpha, config.loss, plan.image_pixels)
         loss = loss + sample_loss(field, config.loss)
-        if self.progress.iteration % config.regularize_every == 0:
+        if plan.regularize:
             loss = loss + config.regularize_every * motion_loss(field, config.loss)
         loss.backward()
-        self.optimizer.step()  # clears the gradients, too
-        self.progress.iteration += 1
-        self._note_error((rendering.rgb.detach() - batch.rgb).square().mean())
+        self.optimizer.update(scales=plan.capacity is not None)  # clears the gradients, too
+        if self._captured is not None:
+            torch.maximum(self._used, samples.offsets[-1], out=self._used)
+        return (rendering.rgb.detach() - batch.rgb).square().mean()
+
+    def _learn_from(self, plan: _Plan, *tensors: Tensor) -> Tensor:
+        """:meth:`_learn` from what :func:`_parts` took apart."""
+        rays, others, tables = Rays(*tensors[:3]), tensors[3:7], MarchTables(*tensors[7:])
+        return self._learn(plan, RayBatch(rays, *others), tables)
 
     def _note_error(self, squared: Tensor) -> None:
         """Keep the running mean; to look at it is to wait for the device, so that is done now and then."""
@@ -157,6 +201,20 @@ class Trainer:
         expressions, poses = dataset.expression[rows], dataset.cam_from_head[rows]
         self.occupancy.update(self.field, expressions, self.generator, fraction=0.5, cam_from_head=poses)
         self.refresh_tables()
+        if self._captured is not None:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Rows for the samples of an iteration, some more than were needed since this was last asked.
+
+        It waits for the device, as looking where it is empty has just done. While there are too few, the last rays of
+        an iteration lack samples.
+        """
+        used = int(self._used)
+        self._used.zero_()
+        if used > 0.95 * self._room or used < 0.6 * self._room:
+            self._room = math.ceil(1.2 * used / _ROOM_STEP) * _ROOM_STEP
+            self._captured.forget()
 
     def forget_unseen(self) -> None:
         """Empty the cells that training never saw: a turned head shows no fog of what began opaque behind it."""
@@ -206,6 +264,12 @@ class Trainer:
         width, height = self.dataset.camera.size_px
         shrink = self.sampler.shrink if self.config.half_size_iterations else 1
         return (width // shrink) * (height // shrink)
+
+
+def _parts(batch: RayBatch, tables: MarchTables) -> list[Tensor]:
+    rays = batch.rays
+    learnt_from = [batch.expression, batch.cam_from_head, batch.rgb, batch.alpha]
+    return [rays.origins_m, rays.directions, rays.frame, *learnt_from, tables.occupied, tables.lowest]
 
 
 def _on_device(dataset: Dataset, device: torch.device) -> Dataset:

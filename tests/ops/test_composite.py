@@ -182,6 +182,22 @@ def test_weights_sum_to_the_opacity_and_never_exceed_one() -> None:
     assert result.opacity.max() <= 1 and result.weights.min() >= 0
 
 
+def test_samples_of_no_ray_count_for_nothing(request: pytest.FixtureRequest) -> None:
+    if request.node.callspec.params["kernels"] == "cpu":
+        pytest.skip("on the CPU every sample belongs to a ray")
+    case = make_case(rays=50)
+    more = [torch.cat([x, torch.ones_like(x)]) for x in case.floats()]
+    expected, upstream = composite(*case.floats(), case.offsets), random_like(by_the_book(case))
+    got = composite(*more, case.offsets)
+    count = len(case.length_m)
+    assert all(torch.equal(a, b) for a, b in zip(got[:3], expected[:3], strict=True))
+    assert torch.equal(got.weights[:count], expected.weights) and not got.weights[count:].any()
+    wider = upstream._replace(weights=torch.cat([upstream.weights, torch.randn(count, dtype=torch.float64)]))
+    ours = gradients(composite, Case(*more, case.offsets), wider)
+    for gradient, usual in zip(ours, gradients(composite, case, upstream), strict=True):
+        assert torch.equal(gradient[:count], usual) and not gradient[count:].any()
+
+
 def test_splitting_an_interval_changes_nothing() -> None:
     case = make_case(rays=50)
     density, length, rgb, distance = case.floats()

@@ -166,6 +166,24 @@ def test_a_full_box_is_sampled_from_side_to_side() -> None:
     torch.testing.assert_close(steps, torch.full_like(steps, full.step_m), rtol=0, atol=1e-12)
 
 
+def test_a_capacity_is_for_cuda(request: pytest.FixtureRequest) -> None:
+    if request.node.callspec.params["kernels"] == "cpu":
+        with pytest.raises(RuntimeError, match="expected no capacity on the CPU"):
+            march(*make_case().arguments(), capacity=10)
+        return
+    case = make_case()
+    whole = march(*case.arguments())
+    count = len(whole.ray)
+    assert count > 1000
+    for capacity in (0, 1, count // 2, count, count + 700):
+        got, kept = march(*case.arguments(), capacity=capacity), min(capacity, count)
+        assert len(got.distance_m) == len(got.ray) == capacity
+        assert torch.equal(got.offsets, whole.offsets.clamp(max=capacity))
+        assert torch.equal(got.distance_m[:kept], whole.distance_m[:kept])
+        assert torch.equal(got.ray[:kept], whole.ray[:kept])
+        assert (got.distance_m[kept:] == 0).all() and (got.ray[kept:] == 499).all()
+
+
 def test_light_ends_after_the_margin() -> None:
     case = make_case(density=0.0)
     lowest = torch.full_like(case.lowest_per_m, 500.0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from manvatar.errors import UserError
-from manvatar.ops import _library, sparse_adam_, sparse_adam_reference_
+from manvatar.ops import _library, adam_scale, sparse_adam_, sparse_adam_reference_
 
 RATES = {"rate": 0.02, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "step": 7}
 
@@ -108,6 +108,15 @@ def test_cuda_equals_cpu(cuda: torch.device, skip: bool) -> None:
 # --------------------------------------------------------------------------------------------------------- invariants
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_scale_counts_instead_of_rate_and_step(dtype: torch.dtype) -> None:
+    case = make_case((40, 8), dtype=dtype)
+    scale = torch.tensor(adam_scale(RATES["rate"], 0.9, 0.99, RATES["step"]), dtype=torch.float64)
+    got = after(sparse_adam_, case, rate=5.0, step=1, scale=scale)
+    tolerance = 1e-14 if dtype == torch.float64 else 1e-6
+    torch.testing.assert_close(got, after(sparse_adam_, case), rtol=tolerance, atol=tolerance)
+
+
 def test_rows_without_gradient_keep_every_bit() -> None:
     case = make_case((20, 30, 8), dtype=torch.float32)
     quiet = ~(case[1] != 0).any(-1)
@@ -174,9 +183,11 @@ def test_errors_name_the_tensor(position: int, tensor: Tensor, message: str) -> 
         ({"step": 0}, "expected step to count from 1, got 0"),
         ({"beta2": 1.0}, r"expected beta1 and beta2 in \[0, 1\), got 0.9 and 1"),
         ({"eps": math.nan}, "expected eps not to be negative, got nan"),
+        ({"scale": torch.ones(3, dtype=torch.float64)}, r"expected scale of shape \(2,\), got \(3,\)"),
+        ({"scale": torch.ones(2)}, "expected scale to be float64, got Float"),
     ],
 )
-def test_errors_name_the_number(change: dict[str, float], message: str) -> None:
+def test_errors_name_the_number(change: dict[str, Any], message: str) -> None:
     with pytest.raises(RuntimeError, match=message):
         sparse_adam_(*(torch.ones(4, 8) for _ in range(4)), **(RATES | change))
 

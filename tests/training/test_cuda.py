@@ -48,6 +48,25 @@ def test_as_good_as_on_the_cpu(cuda: torch.device, whole_image: bool) -> None:
     assert min(scores) > 36 and scores[1] > scores[0] - 2.5
 
 
+def test_recorded_iterations_are_as_good(cuda: torch.device) -> None:
+    trainer = small_trainer(ellipsoid_dataset(), replace(TRAINING, cuda_graph=True), device=cuda)
+    trainer.run(show_progress=False)
+    assert len(trainer._captured._recordings) == 2  # with and without the regulariser
+    assert psnr_db(trainer) > 36
+
+
+def test_a_recorded_run_goes_on(cuda: torch.device, tmp_path: Path) -> None:
+    config = replace(TRAINING, cuda_graph=True, coarse_iterations=5)
+    trainer = small_trainer(ellipsoid_dataset(), config, device=cuda)
+    for _ in range(200):
+        trainer.step(trainer.progress.iteration / 400)
+    save_checkpoint(trainer, tmp_path / "checkpoint", "run")
+    again = small_trainer(ellipsoid_dataset(), config, device=cuda)
+    restore_checkpoint(again, tmp_path / "checkpoint", "run")
+    again.run(show_progress=False)
+    assert psnr_db(again) > 36
+
+
 @pytest.mark.parametrize("skip_empty", [False, True])
 def test_the_field_of_the_paper(cuda: torch.device, skip_empty: bool) -> None:
     preset = load_preset("paper_skipping" if skip_empty else "paper")
