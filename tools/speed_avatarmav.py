@@ -4,10 +4,10 @@
 
 FOLDER is a checkout of github.com/YuelangX/AvatarMAV, kept outside this repository (see tools/parity_avatarmav.py).
 DATASET is the folder of a dataset in their layout: ``python -m manvatar.export video.mp4 --what dataset`` writes one.
-An iteration is theirs in full: 4096 rays of a 256 px image with 64 samples each, forward, backward, Adam; ours is the
-same with the preset ``paper``, in float32 and, on processors with a matrix unit, with each factor of a network's
-products cut into two bfloat16 numbers (16 bits) or rounded to one (8 bits); and with ``paper_skipping`` after it has been
-trained for --iterations. A frame is 256 x 256.
+An iteration is theirs in full: 4096 rays of a 256 px image with 64 samples each, forward, backward, Adam.
+Ours is the same with the preset ``paper``, in float32 and, where there is a matrix unit, with each factor of the
+products of a network cut into two bfloat16 numbers (16 bits) or rounded to one (8 bits); and with ``paper_skipping``
+after it has been trained for --iterations. A frame is 256 x 256.
 Both sides run with what our commands ask of glibc, to keep freed memory, unless --as-released is given.
 """
 
