@@ -32,6 +32,7 @@ from manvatar.training.optimizer import GridAdam, make_optimizer
 from manvatar.training.sampler import make_sampler
 from manvatar.types import Dataset, RayBatch, Rays
 
+_EARLY_STOP_TRANSMITTANCE = 0.01
 _LOOK_EVERY = 20  # iterations
 _FRAMES_TO_SEE = 120  # what these have not seen the others hardly have
 _ROOM_STEP = 4096  # samples
@@ -185,11 +186,17 @@ class Trainer:
             self.progress.psnr_db = -10 * math.log10(max(1e-10, self.squared_error.item()))
 
     def _march_config(self) -> MarchConfig:
-        """Long steps first: while the whole visual hull may be occupied, short ones cost much and show nothing more."""
+        """Long steps first: while the whole visual hull may be occupied, short ones cost much and show nothing more.
+
+        And no ray stops early before it has reached the head: what is behind the first fog would get no gradient.
+        """
         config = self.config
         part = min(1.0, self.progress.iteration / max(1, config.coarse_iterations))
         step_m = max(config.march.step_m, config.coarse_step_m ** (1 - part) * config.march.step_m**part)
-        return replace(config.march, step_m=step_m)
+        stop = config.march.stop_transmittance
+        if part < 1:
+            stop = min(stop, _EARLY_STOP_TRANSMITTANCE)
+        return replace(config.march, step_m=step_m, stop_transmittance=stop)
 
     def _look_where_it_is_empty(self) -> None:
         if self.config.occupancy_every == 0:
