@@ -1,4 +1,4 @@
-// sample_grid on CUDA: one thread a value (point and channel) forward and for the gradient of the grid, where atomic adds
+// sample_grid on CUDA: one thread a value (point and channel, or four of them) forward and for the gradient of the grid, where atomic adds
 // meet; one thread a point for the gradient of the points. That frames are in range is not checked: it would wait for the
 // device. Atomic adds come in any order, so the gradient of the grid repeats only up to rounding.
 
@@ -13,7 +13,7 @@ namespace {
 
 using namespace manvatar;
 
-template <class T>
+template <class V, class T>
 __global__ void __launch_bounds__(kThreads) points_kernel(
     int64_t samples, GridShape shape, const T* __restrict__ grid, const T* __restrict__ points,
     const int64_t* __restrict__ frame, const T* __restrict__ grad, T* __restrict__ out) {
@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(kThreads) points_kernel(
   if (i >= samples) return;
   const Cell<T> cell = locate(points + 3 * i, frame ? frame[i] : 0, shape);
   out[3 * i] = out[3 * i + 1] = out[3 * i + 2] = 0;
-  add_point_gradient(grid, shape, cell, grad + i * shape.channels, out + 3 * i);
+  add_point_gradient<V>(grid, shape, cell, grad + i * shape.channels, out + 3 * i);
 }
 
 Tensor sample_grid(Tensor grid, Tensor unit_points, std::optional<Tensor> frame) {
@@ -29,11 +29,9 @@ Tensor sample_grid(Tensor grid, Tensor unit_points, std::optional<Tensor> frame)
   const SampleGridInputs in = check_sample_grid(op, grid, unit_points, frame);
   const OnDevice device(in.grid);
   Tensor values = empty_of(in.grid, {in.samples, in.shape.channels});
-  const int64_t count = in.samples * in.shape.channels;
-  if (count == 0) return values;
   dispatch_floating(in.grid, [&]<class T>() {
-    launch(op, device, one_thread_each(count), interpolate_kernel<T>,
-        count, in.shape, in.grid.const_data_ptr<T>(), in.unit_points.const_data_ptr<T>(), in.frames(),
+    launch_interpolate(
+        op, device, in.samples, in.shape, in.grid.const_data_ptr<T>(), in.unit_points.const_data_ptr<T>(), in.frames(),
         values.mutable_data_ptr<T>(), in.shape.channels);
   });
   return values;
@@ -49,17 +47,18 @@ std::tuple<Tensor, Tensor> sample_grid_backward(
   Tensor grad_grid = for_grid ? empty_of(in.grid, {s.batch, s.z, s.y, s.x, s.channels}) : empty_of(in.grid, {0});
   Tensor grad_points = for_points ? empty_of(in.grid, {in.samples, 3}) : empty_of(in.grid, {0});
   if (for_grid) torch::stable::zero_(grad_grid);
-  const int64_t count = in.samples * in.shape.channels;
   dispatch_floating(in.grid, [&]<class T>() {
-    if (for_grid && count > 0) {
-      launch(op, device, one_thread_each(count), spread_kernel<T>,
-          count, in.shape, in.unit_points.const_data_ptr<T>(), in.frames(), upstream.const_data_ptr<T>(),
-          in.shape.channels, grad_grid.mutable_data_ptr<T>());
+    const T *grid = in.grid.const_data_ptr<T>(), *points = in.unit_points.const_data_ptr<T>();
+    const T* rows = upstream.const_data_ptr<T>();
+    if (for_grid) {
+      launch_spread(
+          op, device, in.samples, in.shape, points, in.frames(), rows, in.shape.channels, grad_grid.mutable_data_ptr<T>());
     }
     if (for_points && in.samples > 0) {
-      launch(op, device, one_thread_each(in.samples), points_kernel<T>,
-          in.samples, in.shape, in.grid.const_data_ptr<T>(), in.unit_points.const_data_ptr<T>(), in.frames(),
-          upstream.const_data_ptr<T>(), grad_points.mutable_data_ptr<T>());
+      by_fours<T>(in_fours(grid, in.shape.channels), [&]<class V>() {
+        launch(op, device, one_thread_each(in.samples), points_kernel<V, T>,
+            in.samples, in.shape, grid, points, in.frames(), rows, grad_points.mutable_data_ptr<T>());
+      });
     }
   });
   return {grad_grid, grad_points};

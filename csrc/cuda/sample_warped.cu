@@ -17,6 +17,10 @@ template <class T>
 struct Grid {
   const T* nodes;
   GridShape shape;
+  bool fours;
+
+  Grid() = default;
+  Grid(const T* nodes, const GridShape& shape) : nodes(nodes), shape(shape), fours(in_fours(nodes, shape.channels)) {}
 };
 
 template <class T>
@@ -36,16 +40,28 @@ __global__ void __launch_bounds__(kThreads) displace_kernel(
   if (i >= job.samples) return;
   const GridShape& shape = job.motion.shape;
   const Cell<T> cell = locate(job.points + 3 * i, job.frame[i], shape);
-  T* row = features + i * job.columns + job.level_channels;
-  for (int64_t c = 0; c < shape.channels; ++c) {
-    const T value = interpolate(channel_corners(job.motion.nodes, shape, cell, c), cell.fx, cell.fy, cell.fz);
-    if (c < 3)
-      warped[3 * i + c] = job.points[3 * i + c] + job.scale[c] * value;
-    else
-      *row++ = value;
-  }
+  T* row = features + i * job.columns + job.level_channels - 3;  // of the motion channels, the first three of which go elsewhere
+  by_fours<T>(job.motion.fours, [&]<class V>() {
+    constexpr int width = sizeof(V) / sizeof(T);
+    for (int64_t first = 0; first < shape.channels; first += width) {
+      T values[width];
+      scatter(values, interpolate(channel_corners<V>(job.motion.nodes, shape, cell, first), cell.fx, cell.fy, cell.fz));
+      for (int j = 0; j < width; ++j) {
+        const int64_t c = first + j;
+        if (c < 3) warped[3 * i + c] = job.points[3 * i + c] + job.scale[c] * values[j];
+        else row[c] = values[j];
+      }
+    }
+  });
+  row += shape.channels;
   const int64_t columns = job.columns - job.level_channels - (shape.channels - 3);
   for (int64_t c = 0; c < columns; ++c) row[c] = tail[i * columns + c];
+}
+
+template <class T>
+__device__ void add_gradient(const Grid<T>& grid, const T* point, int64_t frame, const T* grad, T* out) {
+  const Cell<T> cell = locate(point, frame, grid.shape);
+  by_fours<T>(grid.fours, [&]<class V>() { add_point_gradient<V>(grid.nodes, grid.shape, cell, grad, out); });
 }
 
 template <class T>
@@ -58,15 +74,14 @@ __global__ void __launch_bounds__(kThreads) points_kernel(
   T to_warped[3] = {0, 0, 0};
   for (int64_t l = 0; l < job.level_count; ++l) {
     const Grid<T>& level = job.levels[l];
-    add_point_gradient(level.nodes, level.shape, locate(warped + 3 * i, 0, level.shape), row, to_warped);
+    add_gradient(level, warped + 3 * i, 0, row, to_warped);
     row += level.shape.channels;
   }
-  const GridShape& shape = job.motion.shape;
-  T* to_motion = grad_motion_values + i * shape.channels;
-  for (int64_t c = 0; c < shape.channels; ++c) to_motion[c] = c < 3 ? to_warped[c] * job.scale[c] : row[c - 3];
+  const int64_t channels = job.motion.shape.channels;
+  T* to_motion = grad_motion_values + i * channels;
+  for (int64_t c = 0; c < channels; ++c) to_motion[c] = c < 3 ? to_warped[c] * job.scale[c] : row[c - 3];
   if (grad_points == nullptr) return;
-  add_point_gradient(
-      job.motion.nodes, shape, locate(job.points + 3 * i, job.frame[i], shape), to_motion, to_warped);
+  add_gradient(job.motion, job.points + 3 * i, job.frame[i], to_motion, to_warped);
   for (int a = 0; a < 3; ++a) grad_points[3 * i + a] = to_warped[a];
 }
 
@@ -104,10 +119,7 @@ std::tuple<Tensor, Tensor> sample_warped(
         job, end.const_data_ptr<T>(), rows, where);
     for (int64_t l = 0; l < job.level_count; ++l) {
       const Grid<T>& level = job.levels[l];
-      const int64_t values = in.samples * level.shape.channels;
-      if (values == 0) continue;
-      launch(op, device, one_thread_each(values), interpolate_kernel<T>,
-          values, level.shape, level.nodes, where, nullptr, rows, columns);
+      launch_interpolate<T>(op, device, in.samples, level.shape, level.nodes, where, nullptr, rows, columns);
       rows += level.shape.channels;
     }
   });
@@ -133,22 +145,19 @@ std::tuple<Tensor, Tensor> sample_warped_backward(
     const Job<T> job = make_job<T>(in, upstream.size(1));
     const T *at = where.const_data_ptr<T>(), *rows = upstream.const_data_ptr<T>();
     T* of_motion = values.mutable_data_ptr<T>();
-    const auto spread = [&](const GridShape& shape, const T* points, const int64_t* frames, const T* from, int64_t stride,
-                            T* to) {
-      const int64_t count = in.samples * shape.channels;
-      if (count == 0) return;
-      launch(op, device, one_thread_each(count), spread_kernel<T>,
-          count, shape, points, frames, from, stride, to);
-    };
     if (any) {
       launch(op, device, one_thread_each(in.samples), points_kernel<T>,
           job, at, rows, of_motion, for_points ? grad_points.mutable_data_ptr<T>() : nullptr);
     }
     for (size_t l = 0; l < grad_levels.size(); ++l) {
-      spread(in.shapes[l], at, nullptr, rows, job.columns, grad_levels[l].mutable_data_ptr<T>());
+      T* to_level = grad_levels[l].mutable_data_ptr<T>();
+      launch_spread<T>(op, device, in.samples, in.shapes[l], at, nullptr, rows, job.columns, to_level);
       rows += in.shapes[l].channels;
     }
-    if (for_motion) spread(s, job.points, job.frame, of_motion, s.channels, grad_motion.mutable_data_ptr<T>());
+    if (for_motion) {
+      launch_spread<T>(
+          op, device, in.samples, s, job.points, job.frame, of_motion, s.channels, grad_motion.mutable_data_ptr<T>());
+    }
   });
   return {grad_motion, grad_points};
 }

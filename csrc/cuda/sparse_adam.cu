@@ -1,5 +1,6 @@
-// sparse_adam_ on CUDA: one thread a row, so that a row without gradient costs one read.
+// sparse_adam_ on CUDA: one thread a row, so that a row without gradient costs one read, by fours (V) where they lie so.
 
+#include "four.h"
 #include "launch.h"
 #include "sparse_adam_checks.h"
 
@@ -9,7 +10,7 @@ namespace {
 
 using namespace manvatar;
 
-template <class T>
+template <class V, class T>
 __global__ void __launch_bounds__(kThreads) update_kernel(
     int64_t rows, int64_t width, bool skip_zero_rows, AdamStep<T> step, const double* __restrict__ scale,
     T* __restrict__ parameter, T* __restrict__ grad, T* __restrict__ mean, T* __restrict__ square) {
@@ -17,7 +18,7 @@ __global__ void __launch_bounds__(kThreads) update_kernel(
   if (row >= rows) return;
   const int64_t begin = row * width, end = begin + width;
   bool any = false;
-  for (int64_t k = begin; k < end; ++k) any |= grad[k] != 0;
+  for (int64_t k = begin; k < end; k += sizeof(V) / sizeof(T)) any |= !is_zero(*reinterpret_cast<const V*>(grad + k));
   if (!any && skip_zero_rows) return;
   take_scale(step, scale);
   for (int64_t k = begin; k < end; ++k) {
@@ -32,9 +33,12 @@ void update(
     const OnDevice& device, const SparseAdamInputs& in, bool skip_zero_rows, const Tensor& parameter, const Tensor& grad,
     const Tensor& exp_avg, const Tensor& exp_avg_sq) {
   const int64_t rows = skip_zero_rows ? in.rows : in.rows * in.width, width = skip_zero_rows ? in.width : 1;
-  launch("sparse_adam_", device, one_thread_each(rows), update_kernel<T>,
-      rows, width, skip_zero_rows, adam_step_of<T>(in.step), in.scale, parameter.mutable_data_ptr<T>(),
-      grad.mutable_data_ptr<T>(), exp_avg.mutable_data_ptr<T>(), exp_avg_sq.mutable_data_ptr<T>());
+  T* rows_of_grad = grad.mutable_data_ptr<T>();
+  by_fours<T>(in_fours(rows_of_grad, width), [&]<class V>() {
+    launch("sparse_adam_", device, one_thread_each(rows), update_kernel<V, T>,
+        rows, width, skip_zero_rows, adam_step_of<T>(in.step), in.scale, parameter.mutable_data_ptr<T>(), rows_of_grad,
+        exp_avg.mutable_data_ptr<T>(), exp_avg_sq.mutable_data_ptr<T>());
+  });
 }
 
 void sparse_adam_(

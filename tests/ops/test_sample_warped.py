@@ -116,6 +116,25 @@ def test_float32_is_as_near_to_float64_as_the_reference_is() -> None:
         assert (got - truth).norm() <= 2 * (expected - truth).norm()
 
 
+@pytest.mark.parametrize(("ambient", "channels"), [(5, (8, 4)), (1, (4,)), (2, (4, 3)), (5, (6,)), (0, (8,))])
+def test_float32_of_displaced_points(ambient: int, channels: tuple[int, ...]) -> None:
+    """In cells that are the same for all grids, far enough from their faces that no displacement crosses one."""
+    case = make_case(300, ambient, channels, batch=2)
+    points = (torch.randint(4, (300, 3)) + 0.5 + 0.4 * (torch.rand(300, 3) - 0.5)) / 4
+    levels = tuple(torch.randn(1, 5, 5, 5, c) for c in channels)
+    motion = torch.randn(2, 5, 5, 5, 3 + ambient)
+    single = replace(
+        case.to(torch.float32), motion=motion, levels=levels, unit_points=points, scale=(0.005, 0.0075, 0.01)
+    )
+    double = single.to(torch.float64)
+    upstream = torch.randn(300, columns(single))
+    truths = [sample_warped_reference(*double.arguments()), *gradients(sample_warped_reference, double, upstream)]
+    ours = [sample_warped(*single.arguments()), *gradients(sample_warped, single, upstream)]
+    reference = [sample_warped_reference(*single.arguments()), *gradients(sample_warped_reference, single, upstream)]
+    for truth, got, expected in zip(truths, ours, reference, strict=True):
+        assert (got - truth).norm() <= 2 * (expected - truth).norm()
+
+
 # ------------------------------------------------------------------------------------------------ gradcheck, opcheck
 
 

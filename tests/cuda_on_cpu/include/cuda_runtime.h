@@ -79,6 +79,12 @@ T atomicAdd(T* address, T value) {
   return before;
 }
 
+inline float4 atomicAdd(float4* address, float4 value) {
+  const float4 before = *address;
+  *address = {before.x + value.x, before.y + value.y, before.z + value.z, before.w + value.w};
+  return before;
+}
+
 template <class T>
 T atomicMax(T* address, T value) {
   const T before = *address;
