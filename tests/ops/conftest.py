@@ -24,10 +24,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def kernels(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Whose kernels the ops of this test run."""
-    if getattr(request, "param", "cpu") == "cpu":
-        yield
+def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Whose kernels the ops of this test run: ``cpu`` or ``cuda``."""
+    name = getattr(request, "param", "cpu")
+    if name == "cpu":
+        yield name
     else:
         with request.getfixturevalue("cuda_on_cpu")(_SHUFFLED):
-            yield
+            yield name

@@ -182,8 +182,8 @@ def test_weights_sum_to_the_opacity_and_never_exceed_one() -> None:
     assert result.opacity.max() <= 1 and result.weights.min() >= 0
 
 
-def test_samples_of_no_ray_count_for_nothing(request: pytest.FixtureRequest) -> None:
-    if request.node.callspec.params["kernels"] == "cpu":
+def test_samples_of_no_ray_count_for_nothing(kernels: str) -> None:
+    if kernels == "cpu":
         pytest.skip("on the CPU every sample belongs to a ray")
     case = make_case(rays=50)
     more = [torch.cat([x, torch.ones_like(x)]) for x in case.floats()]

@@ -166,8 +166,8 @@ def test_a_full_box_is_sampled_from_side_to_side() -> None:
     torch.testing.assert_close(steps, torch.full_like(steps, full.step_m), rtol=0, atol=1e-12)
 
 
-def test_a_capacity_is_for_cuda(request: pytest.FixtureRequest) -> None:
-    if request.node.callspec.params["kernels"] == "cpu":
+def test_a_capacity_is_for_cuda(kernels: str) -> None:
+    if kernels == "cpu":
         with pytest.raises(RuntimeError, match="expected no capacity on the CPU"):
             march(*make_case().arguments(), capacity=10)
         return

@@ -24,7 +24,7 @@ ACCURACY = [(1, 1e-2), (2, 2e-5), (3, 2e-6)]  # parts, error of gradients
 
 
 @pytest.fixture
-def bfloat16(kernels: None) -> None:
+def bfloat16(kernels: str) -> None:
     """The kernels of this test have products of bfloat16."""
     if not mlp_has_bfloat16():
         pytest.skip("needs a processor with AMX")  # those for CUDA always have
