@@ -194,13 +194,19 @@ class Errors:
     lost: int  # detected frames that the track gives up
 
 
+def rotation_errors_deg(track: Track, truth: Truth) -> Float[Tensor, "frames"]:
+    """Angles between found and true rotations, after the constant one of the head frame that fits valid frames best."""
+    found, true = track.cam_from_head[:, :3, :3].double(), truth.cam_from_head[:, :3, :3]
+    return _angle_deg(found @ _best_rotation((found.transpose(1, 2) @ true)[track.valid].mean(0)), true)
+
+
 def errors(track: Track, face_model: FaceModel, truth: Truth, landmarks: Landmarks) -> Errors:
     """Compare a track made with ``face_model`` with the truth, at the landmarks both models have."""
     scheme = landmarks.scheme
     valid = track.valid
     found, true = track.cam_from_head.double()[valid], truth.cam_from_head[valid]
     gauge = _best_rotation((found[:, :3, :3].transpose(1, 2) @ true[:, :3, :3]).mean(0))
-    angle = _angle_deg(found[:, :3, :3] @ gauge, true[:, :3, :3])
+    angle = rotation_errors_deg(track, truth)[valid]
     both = (face_model.embedding(scheme).weight > 0) & (truth.model.embedding(scheme).weight > 0)
     both[468:] = False  # irises move with the gaze
     mean, identity_basis, expression_basis = (x.double()[..., both, :] for x in face_model.landmark_bases(scheme))

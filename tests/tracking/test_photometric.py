@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn import functional
-from tracking.synthetic import band_limited
 
+from manvatar.benchmark.track_truth import band_limited
 from manvatar.geometry import inverse_rigid, project, rotation_from_vector, transform, vector_from_rotation
 from manvatar.synthesis import make_clip
 from manvatar.tracking import TrackerConfig, track_clip
@@ -190,7 +190,7 @@ def test_refinement_finds_the_true_turns(clip_and_truth: tuple[Path, Track], bui
     mean, identity, expression = builtin.landmark_bases("mediapipe478")
     points = mean + torch.einsum("i,inc->nc", truth.identity, identity)
     points = points + torch.einsum("fe,enc->fnc", truth.expression, expression)
-    wander = band_limited(80, 3, 4, torch.Generator().manual_seed(0)).float() * torch.tensor([0.03, 0.03, 0.01])
+    wander = band_limited(80, 3, 4.0, torch.Generator().manual_seed(0)).float() * torch.tensor([0.03, 0.03, 0.01])
     wrong = truth.cam_from_head.clone()
     wrong[:, :3, :3] = rotation_from_vector(wander) @ wrong[:, :3, :3]
     pixels = project(truth.camera, transform(wrong, points))

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 import torch
-from tracking.synthetic import make_truth, observe
 
+from manvatar.benchmark.track_truth import Scene, Spoiling, make_truth, observe
 from manvatar.geometry import vector_from_rotation
 from manvatar.tracking import stages, track
 from manvatar.tracking.tracker import fit_landmarks
@@ -15,8 +15,11 @@ from manvatar.types import FaceModel
 
 
 def test_a_long_clip_in_windows_is_tracked_as_in_one_piece(builtin: FaceModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    truth = make_truth(builtin, 150, expression_sd=0.5)
-    landmarks = observe(truth, noise_px=0.5, missing=(59, 60, 61))
+    truth = make_truth(builtin, Scene(frames=150, yaw_sd_deg=12.0, scheme="ibug68"))
+    landmarks = observe(truth, Spoiling(noise_px=0.5))
+    seen = landmarks.detected.clone()
+    seen[59:62] = False
+    landmarks = dataclasses.replace(landmarks, detected=seen)
     whole = track(landmarks, builtin, (512, 512), 25.0)
     monkeypatch.setattr(stages, "WINDOW", 60)  # the first seam lies in the gap
     parts = track(landmarks, builtin, (512, 512), 25.0)
@@ -27,8 +30,8 @@ def test_a_long_clip_in_windows_is_tracked_as_in_one_piece(builtin: FaceModel, m
 
 
 def test_neutral_landmarks_are_found_again_and_poses_stay(builtin: FaceModel) -> None:
-    truth = make_truth(builtin, 30, expression_sd=0.5)
-    fitted = fit_landmarks(observe(truth, noise_px=0.3), builtin, (512, 512), 25.0)
+    truth = make_truth(builtin, Scene(frames=30, yaw_sd_deg=12.0, scheme="ibug68"))
+    fitted = fit_landmarks(observe(truth, Spoiling(noise_px=0.3)), builtin, (512, 512), 25.0)
     fit, state = fitted.fit, fitted.state
     best = fit.neutral(fit.problem, state)
     noise = torch.randn(state.shape_m.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
