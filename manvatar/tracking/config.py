@@ -75,8 +75,8 @@ class TrackerConfig:
     """Weight of the landmark term beside the photometric one: a detector's errors repeat from frame to frame."""
     dense_key_frames: int = 100
     """At most so many frames, evenly spread, find out what the skin looks like."""
-    dense_turns: int = 16
+    dense_turns: int = 20
     """How often these frames and what they show are fitted in turns."""
-    dense_steps: int = 3
-    """Most Levenberg-Marquardt steps of all frames under the motion prior; before them, as many of each frame by itself
-    at a quarter of the points."""
+    dense_steps: int = 2
+    """Most Levenberg-Marquardt steps of all frames frame by frame, then as many under the motion prior; before them,
+    twice as many at a quarter of the points."""

@@ -82,8 +82,13 @@ def _corrected(state: State, keys: torch.Tensor, known: State) -> State:
 def _all_frames(fit: Fit, state: State, term: Photometric, rows: torch.Tensor) -> State:
     problem, config = fit.problem.select(rows), fit.config
     prior = motion_prior(problem.frame, fit.expression_names, fit.frame_rate_hz, config)
-    for some, motion in ((term.thinned(_THIN), None), (term, prior)):
-        terms = _terms(fit, problem, some.of_frames(problem.frame).seen(state), motion)
+    coarse = term.thinned(_THIN).of_frames(problem.frame).seen(state)
+    terms = _terms(fit, problem, coarse)
+    state = minimise(terms, state, max_steps=2 * config.dense_steps, tolerance=config.tolerance).state
+    fine = term.of_frames(problem.frame).seen(state)
+    # Without the first of these, or with more steps under the prior, poses are smoother and avatars worse.
+    for motion in (None, prior):
+        terms = _terms(fit, problem, fine, motion)
         state = minimise(terms, state, max_steps=config.dense_steps, tolerance=config.tolerance).state
     return state
 
