@@ -84,16 +84,10 @@ class Photometric:
         over_blocks(look, len(self.rows), _BLOCK)
         return replace(self, weight=weight)
 
-    def learnt(self, state: State) -> Photometric:
+    def learnt(self, state: State, rounds: int = 3) -> Photometric:
         """With what the points look like in the frames of ``state``: a robust mean and deviation of each."""
         value = self._values(state)
-        return self._robust(value, (value * self.weight).sum(0) / self.weight.sum(0).clamp_min(1e-6), 3)
-
-    def learnt_again(self, state: State) -> Photometric:
-        """The same, starting from what was learnt before at a state nearby."""
-        return self._robust(self._values(state), self.look, 1)
-
-    def _robust(self, value: Float[Tensor, "f n"], look: Float[Tensor, "n"], rounds: int) -> Photometric:
+        look = (value * self.weight).sum(0) / self.weight.sum(0).clamp_min(1e-6)
         for _ in range(rounds):
             residual = value - look
             # Median absolute deviation to standard deviation of a normal variable.

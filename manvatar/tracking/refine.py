@@ -41,12 +41,11 @@ def refined(fit: Fit, state: State, patches: Patches, skin: Skin, progress: Prog
     term = Photometric.start(patches, skin, fit.problem.frame[keys], config.dense_strength)
     known, problem = state.select(keys), fit.problem.select(keys)
     for turn in range(config.dense_turns):
-        term = term.seen(known)
-        term = term.learnt(known) if turn == 0 else term.learnt_again(known)
+        term = term.seen(known).learnt(known)
         known = minimise(_terms(fit, problem, term), known, max_steps=1, tolerance=0.0).state
         progress(0.4 * (turn + 1) / config.dense_turns)
     known = fit.neutral(problem, known)
-    term = term.seen(known).learnt_again(known)
+    term = term.seen(known).learnt(known)
     state = _corrected(state, keys, known)
     result = state
     for inner in torch.arange(count).split(WINDOW):
