@@ -27,7 +27,8 @@ from manvatar.files import replacing
 from manvatar.mark import draw_text, draw_visible_mark
 from manvatar.metrics import LearnedDistance, Scores, nearest_frame_renderer, score, white_composite
 from manvatar.ops import keep_freed_memory
-from manvatar.reconstruction import Prepared, Reconstructor
+from manvatar.preparation import Prepared
+from manvatar.reconstruction import Reconstructor
 from manvatar.types import Clip, Dataset
 from manvatar.video import writer
 

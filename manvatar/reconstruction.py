@@ -20,11 +20,11 @@ import torch
 from manvatar.avatars import Avatar, dataset_renderer, make_header, provenance
 from manvatar.baselines import one_video
 from manvatar.baselines.one_video import OneVideoConfig, PortraitTrainer
-from manvatar.dataset import DATASET_FILES, DatasetConfig, build_dataset, load_dataset, tail_length
+from manvatar.dataset import DatasetConfig, tail_length
 from manvatar.devices import pick_device
 from manvatar.driving import write_novel
 from manvatar.errors import UserError
-from manvatar.exporting.avatarmav import folder_clip, folder_config, folder_track, read_folder
+from manvatar.exporting.avatarmav import folder_config
 from manvatar.face_models import load
 from manvatar.face_models.arkit import track_table
 from manvatar.fields import FastFieldConfig, PaperFieldConfig, make_field
@@ -32,19 +32,25 @@ from manvatar.files import make_folder
 from manvatar.metrics import Report, RunFacts, write_report
 from manvatar.ops import give_back_freed_memory, mlp_has_bfloat16, peak_memory_bytes
 from manvatar.ops.mlp_backends import require_tinycudann
-from manvatar.progress import advancing, frames_bar
-from manvatar.tracking import TrackerConfig, load_track, save_track, track_clip
+from manvatar.preparation import (
+    CHECKPOINT,
+    TRACK,
+    TRACK_REPORT,
+    Preparation,
+    Prepared,
+    clear,
+    open_source,
+    prepare_dataset,
+)
+from manvatar.tracking import TrackerConfig, load_track
 from manvatar.tracking.report_picture import write_report as write_track_report
 from manvatar.training import LivePreview, Preset, Trainer, load_preset, restore_checkpoint, save_checkpoint
-from manvatar.types import Clip, Dataset, FaceModel, Track
-from manvatar.video import open_clip
+from manvatar.types import Clip, Dataset, Track
 
 logger = logging.getLogger(__name__)
 
 _CHECKPOINT_SECONDS = 30.0
 _PREVIEW_SHARE = 0.1  # of the time that live pictures may take
-_TRACK, _CHECKPOINT = "track.safetensors", "checkpoint.safetensors"
-_WORK_FILES = (_TRACK, _CHECKPOINT, *DATASET_FILES)
 
 
 @dataclass(frozen=True)
@@ -53,17 +59,6 @@ class Result:
 
     avatar: Avatar
     report: Report | None  # None when nothing was held out
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A clip that is tracked and cut out: what training starts from, whatever is trained."""
-
-    clip: Clip
-    face_model: FaceModel
-    track: Track
-    dataset: Dataset
-    seconds: float  # that it took
 
 
 class Reconstructor:
@@ -181,8 +176,8 @@ class Reconstructor:
         work = out / "work"
         prepared = self.prepare(video, work, start_s, end_s, max_seconds, resume, show_progress)
         if report and not prepared.clip.path.is_dir():  # somebody else's poses come without landmarks to compare with
-            seen = write_track_report(out / "track_report.png", prepared.track, prepared.face_model)
-            logger.info("%s: %s", out / "track_report.png", seen)
+            seen = write_track_report(work / TRACK_REPORT, prepared.track, prepared.face_model)
+            logger.info("%s: %s", work / TRACK_REPORT, seen)
         result = self.train(prepared, out, max_seconds, resume, show_progress, report, begin)
         self.finish(work, out)
         return result
@@ -200,20 +195,24 @@ class Reconstructor:
         """The first half of :meth:`run`: track and cut out; the files of the dataset stay in ``work``."""
         if max_seconds is not None and not 0 < max_seconds < math.inf:
             raise UserError(f"--max-seconds {max_seconds:g} is not possible; give a positive number of seconds")
-        clip = _open(Path(video), start_s, end_s)
+        clip = open_source(Path(video), start_s, end_s)
         if self.portrait is not None and clip.path.is_dir():
             raise UserError(f"{clip.path} has no landmarks, which drive --model {self.model}; give the video itself")
         tail_length(clip.frame_count, self.dataset_config.holdout)  # says at once what would come out after tracking
         model = load(self.face_model)
         make_folder(work.parent)
-        dataset, seconds = self._dataset(clip, model, make_folder(work), self._run_id(clip), resume, show_progress)
+        how = Preparation(self.landmarks, self.tracker_config, self.dataset_config)
+        run_id = self._run_id(clip)
+        dataset, seconds = prepare_dataset(clip, model, make_folder(work), run_id, how, resume, show_progress)
         give_back_freed_memory()
-        return Prepared(clip, model, load_track(work / _TRACK), dataset, seconds)
+        return Prepared(clip, model, load_track(work / TRACK), dataset, seconds)
 
     def finish(self, work: Path, out: Path) -> None:
         """Keep the track of what :meth:`prepare` has made in ``work``, in ``out``, and delete the rest."""
-        os.replace(work / _TRACK, out / _TRACK)
-        _clear(work)
+        for name in (TRACK, TRACK_REPORT):
+            if (work / name).is_file():
+                os.replace(work / name, out / name)
+        clear(work)
 
     def train(
         self,
@@ -241,7 +240,7 @@ class Reconstructor:
             trainer = self._train(dataset, self._field_config(clip), work, run_id, max_seconds, resume, show_progress)
             avatar = self._avatar(trainer, clip, prepared.track)
         else:
-            checkpoint, limit = work / _CHECKPOINT, max_seconds or self.portrait.seconds
+            checkpoint, limit = work / CHECKPOINT, max_seconds or self.portrait.seconds
             rig = one_video.LandmarkRig.from_track(prepared.track, prepared.face_model)
             trainer = PortraitTrainer(dataset, self.model, self.portrait, self.seed, self.device, rig)
             one_video.train_portrait(trainer, checkpoint, run_id, limit, resume, show_progress)
@@ -258,55 +257,10 @@ class Reconstructor:
                 iterations=trainer.progress.iteration,
             )
             result = _show(avatar, dataset, out, facts, begin, show_progress, novel)
-        (work / _CHECKPOINT).unlink(missing_ok=True)
+        (work / CHECKPOINT).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not empty
             work.rmdir()
         return result
-
-    def _dataset(
-        self, clip: Clip, model: FaceModel, work: Path, run_id: str, resume: bool, show_progress: bool
-    ) -> tuple[Dataset, float]:
-        """The dataset, from an interrupted run where there is one, and the seconds that making it took."""
-        start = time.perf_counter()
-        if resume:
-            dataset = load_dataset(work, run_id) if (work / _TRACK).is_file() else None
-            if dataset is not None:
-                load_track(work / _TRACK)  # says so if it has been damaged meanwhile
-                return dataset, time.perf_counter() - start
-            logger.warning("%s holds no interrupted run of these settings: starting from the beginning", work)
-        _clear(work)
-        make_folder(work)
-        try:
-            dataset = self._made_dataset(clip, model, work, run_id, show_progress)
-        except BaseException:
-            _clear(work)  # there is nothing to go on with
-            raise
-        return dataset, time.perf_counter() - start
-
-    def _made_dataset(self, clip: Clip, model: FaceModel, work: Path, run_id: str, show_progress: bool) -> Dataset:
-        if clip.path.is_dir():
-            with frames_bar("frames", clip.frame_count, show_progress) as bar:
-                dataset = read_folder(clip.path, work, run_id, self.dataset_config.holdout, progress=advancing(bar))
-            save_track(folder_track(dataset), work / _TRACK)
-            return dataset
-        tracked = track_clip(
-            clip, model, landmarks=self.landmarks, config=self.tracker_config, show_progress=show_progress
-        )
-        for note in tracked.detection.notes:
-            logger.warning("%s", note)
-        save_track(tracked.track, work / _TRACK)
-        give_back_freed_memory()
-        with frames_bar("mattes", clip.frame_count, show_progress) as bar:
-            return build_dataset(
-                clip,
-                tracked.track,
-                model,
-                tracked.detection.duplicate,
-                work,
-                self.dataset_config,
-                run_id,
-                progress=advancing(bar),
-            )
 
     def _field_config(self, clip: Clip) -> FastFieldConfig | PaperFieldConfig:
         config = self.preset.field
@@ -328,7 +282,7 @@ class Reconstructor:
         settings = dataclasses.asdict(config)
         field = make_field(self.preset.field_name, settings, dataset.bounds, dataset.expression.shape[1])
         trainer = Trainer(dataset, field, self.preset.training, self.seed, self.device)
-        checkpoint = work / _CHECKPOINT
+        checkpoint = work / CHECKPOINT
         if resume and checkpoint.is_file():
             restore_checkpoint(trainer, checkpoint, run_id)
         preview = LivePreview(dataset, work.parent / "training.png")
@@ -384,15 +338,6 @@ def _with_mlp_backend(preset: Preset, name: str | None) -> Preset:
     return dataclasses.replace(preset, field=dataclasses.replace(preset.field, mlp_backend=name))
 
 
-def _open(video: Path, start_s: float, end_s: float | None) -> Clip:
-    """A video, or a dataset folder as one."""
-    if not (video / "params").is_dir():
-        return open_clip(video, start_s, end_s)
-    if start_s or end_s is not None:
-        raise UserError(f"{video} is a folder of frames; --start and --end are for videos")
-    return folder_clip(video)
-
-
 def _show(
     avatar: Avatar,
     dataset: Dataset,
@@ -435,11 +380,3 @@ def _saving(checkpoint: Path, run_id: str, preview: Callable[[Trainer], None]) -
         last = time.perf_counter()
 
     return after_iteration
-
-
-def _clear(work: Path) -> None:
-    """Delete what a run keeps in its work folder, and nothing that somebody else has put there."""
-    for leftover in [*(work / name for name in _WORK_FILES), *work.glob(".*.part*")]:
-        leftover.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # not empty
-        work.rmdir()

@@ -18,6 +18,7 @@ import pytest
 import torch
 from small_fit import ITERATIONS, SmallFit
 
+import manvatar.preparation
 import manvatar.reconstruction
 from manvatar import Avatar
 from manvatar.errors import UserError
@@ -274,7 +275,7 @@ def test_what_is_not_resumed_is_made_again(
     capfd: pytest.CaptureFixture[str],
     flags: list[str],
 ) -> None:
-    monkeypatch.setattr(manvatar.reconstruction, "track_clip", stop_at_tracking)
+    monkeypatch.setattr(manvatar.preparation, "track_clip", stop_at_tracking)
     assert main(small_fit.arguments(copied(killed, tmp_path), *flags)) == 2
     assert "it starts from the beginning" in capfd.readouterr().err
 

@@ -30,6 +30,7 @@ _LAYERS = [
     {"interop"},  # our values as those of other libraries
     {"viewer"},
     {"baselines"},
+    {"preparation"},
     {"reconstruction"},  # the whole pipeline as one object
     {"fit", "track", "render", "eval", "demo", "view", "export", "compare", "benchmark", "bilayer", "fewshot"},
 ]

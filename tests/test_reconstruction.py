@@ -56,7 +56,7 @@ def test_a_part_of_the_video_and_nothing_held_out(
     maker = Reconstructor(preset=str(brief), size_px=64, holdout=0.0)
     result = maker.run(small_fit.video, tmp_path / "out", start_s=1.0, end_s=3.1, show_progress=False)
     assert isinstance(result, Result) and result.report is None
-    assert sorted(os.listdir(tmp_path / "out")) == ["avatar.mav", "track.safetensors"]
+    assert sorted(os.listdir(tmp_path / "out")) == ["avatar.mav", "track.safetensors", "track_report.png"]
     assert toured == [tmp_path / "out" / "novel.mp4"]
     avatar = Avatar.load(tmp_path / "out" / "avatar.mav", "cpu")
     assert avatar.header.training["held_out_frames"] == [] and avatar.header.scores == {}
