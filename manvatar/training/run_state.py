@@ -34,8 +34,20 @@ def write_state(path: Path, key: str, run_id: str, progress: Any, tensors: dict[
     """
     header = {"format_version": FORMAT_VERSION, "run_id": run_id, "progress": dataclasses.asdict(progress)}
     with replacing(path) as temporary:
-        copies = {k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
-        save_file(copies, temporary, metadata={key: json.dumps(header)})
+        save_file(_apart(tensors), temporary, metadata={key: json.dumps(header)})
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors of which no two share memory, which the file format asks for; copied only where they do."""
+    taken: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        value = tensor.detach().contiguous()
+        if value.untyped_storage().data_ptr() in taken:
+            value = value.clone()
+        taken.add(value.untyped_storage().data_ptr())
+        result[name] = value
+    return result
 
 
 @contextmanager

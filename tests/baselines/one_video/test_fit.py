@@ -33,7 +33,7 @@ def test_all_that_fit_makes(small_fit: SmallFit, tmp_path: Path, monkeypatch: py
     out = tmp_path / "out"
     more = ["--model", "bilayer", "--preset", str(tmp_path / "small.toml"), "--size", "64", "--holdout", "3"]
     assert main([str(small_fit.video), "-o", str(out), *more]) == 0
-    made = ["avatar.mav", "contact.png", "preview.mp4", "scores.json", "track.safetensors"]
+    made = ["avatar.mav", "contact.png", "preview.mp4", "scores.json", "track.safetensors", "track_report.png"]
     assert sorted(path.name for path in out.iterdir()) == made
     table = json.loads((out / "scores.json").read_text())
     assert (table["preset"], table["iterations"], table["frames"]) == ("bilayer", 8, 3)
@@ -63,7 +63,7 @@ def test_settings_that_cannot_be(model: str, preset: str, size: int | None, mess
 
 
 def test_folders_without_landmarks_are_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manvatar.reconstruction, "_open", lambda *_: Clip(tmp_path, 25.0, (64, 64), 30))
+    monkeypatch.setattr(manvatar.reconstruction, "open_source", lambda *_: Clip(tmp_path, 25.0, (64, 64), 30))
     with pytest.raises(UserError, match="has no landmarks, which drive --model fewshot"):
         Reconstructor(model="fewshot").prepare(tmp_path, tmp_path / "out" / "work")
     assert not (tmp_path / "out").exists()
