@@ -72,6 +72,9 @@ def run(function: Callable[..., object], argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"{program}: stopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read the output has seen enough, as in ``--help | head``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left when it ends
+        return 141
     return result if isinstance(result, int) else 0
 
 
