@@ -104,13 +104,13 @@ def fine_tuned(
     return FewShotPerson(config, tuner.head.eval(), photos[0].track, photos[0].crop)
 
 
-def pictures_of(paths: tuple[Path, ...], count: int) -> list[UInt8[Tensor, "height width 3"]]:
+def pictures_of(paths: tuple[Path, ...], count: int) -> list[UInt8[Tensor, "_ _ 3"]]:
     """Pictures, those in folders, and ``count`` frames of each video, evenly.
 
     Raises:
         UserError: there is none, or a file cannot be read.
     """
-    found: list[UInt8[Tensor, "height width 3"]] = []
+    found: list[UInt8[Tensor, "_ _ 3"]] = []
     for path in paths:
         if path.suffix.lower() in SUFFIXES:
             clip = open_clip(path)
@@ -127,7 +127,7 @@ def pictures_of(paths: tuple[Path, ...], count: int) -> list[UInt8[Tensor, "heig
 
 
 def prepared(
-    pictures: list[UInt8[Tensor, "height width 3"]], face_model: FaceModel, size_px: int, landmarks: str
+    pictures: list[UInt8[Tensor, "_ _ 3"]], face_model: FaceModel, size_px: int, landmarks: str
 ) -> tuple[list[Photo], list[str]]:
     """The pictures that show a face as the model takes them, and a sentence about each of the others.
 

@@ -41,7 +41,9 @@ def run(root: Path, processes: Processes, steps: int = 3) -> dict[str, torch.Ten
             found[f"{step} {name}"] = term / processes.count
         if step == 0:
             for side, network in (("g", running.model), ("d", running.discriminator)):
-                found |= {f"gradient {side} {name}": value.grad.clone() for name, value in network.named_parameters()}
+                # The vectors of the videos have moved in a step of their own, and hold no gradient.
+                grads = {name: value.grad for name, value in network.named_parameters() if value.grad is not None}
+                found |= {f"gradient {side} {name}": grad.clone() for name, grad in grads.items()}
     return found
 
 
